@@ -1,4 +1,4 @@
-"""What all tests share: one seed for random input in all workers, and one thread a worker."""
+"""Settings of all tests: one seed for random input in all workers, one thread per worker."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Arguments in Python: what is clear is taken, what is not is refused in one line that helps."""
+"""Arguments in Python: clear values are converted, others are refused in one helpful line."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ VERBS: dict[str, tuple[Verb, str]] = {
 
 
 @pytest.mark.parametrize("name", VERBS)
-def test_texts_of_any_iterable_are_those_of_a_list(loaded: Loaded, name: str) -> None:
+def test_any_iterable_of_texts_equals_a_list(loaded: Loaded, name: str) -> None:
     verb, text = VERBS[name]
     expected = verb(loaded, [text])
     assert len(expected) == 1
@@ -62,7 +62,7 @@ def test_texts_of_any_iterable_are_those_of_a_list(loaded: Loaded, name: str) ->
 
 @pytest.mark.parametrize("name", VERBS)
 @pytest.mark.parametrize(
-    "given, said",
+    "given, message",
     [
         (None, "a list of texts"),
         (b"(+", "a list of texts"),
@@ -76,14 +76,12 @@ def test_texts_of_any_iterable_are_those_of_a_list(loaded: Loaded, name: str) ->
         ([["(+"]], "a text"),
     ],
 )
-def test_what_is_no_list_of_texts_is_refused(
-    loaded: Loaded, name: str, given: Any, said: str
-) -> None:
-    with pytest.raises(UserError, match=said):
+def test_non_texts_are_refused(loaded: Loaded, name: str, given: Any, message: str) -> None:
+    with pytest.raises(UserError, match=message):
         VERBS[name][0](loaded, given)
 
 
-def test_samplers_by_name(loaded: Loaded) -> None:
+def test_samplers_are_made_by_name(loaded: Loaded) -> None:
     expected = [
         r.text for r in tasks.generate(loaded, 3, length=9, sampler=SamplerConfig("maskgit"))
     ]
@@ -93,19 +91,19 @@ def test_samplers_by_name(loaded: Loaded) -> None:
     one = tasks.edit(loaded, HOLED, sampler=SamplerConfig("entropy"))  # type: ignore[arg-type]
     several = tasks.edit(loaded, [HOLED], sampler="entropy")  # type: ignore[arg-type]
     assert [r.text for r in several] == [r.text for r in one]
-    for given, said in (
+    for given, message in (
         ("maskgi", "maskgit"),
         (Unmask, "a SamplerConfig"),
         (3, "a SamplerConfig"),
         ({"stesp": 3}, "steps"),
     ):
-        with pytest.raises(UserError, match=said):
+        with pytest.raises(UserError, match=message):
             tasks.generate(loaded, 1, sampler=given)  # type: ignore[arg-type]
     with pytest.raises(UserError, match="a sampler, such as"):
         Unmask().then("maskgit")  # type: ignore[arg-type]
 
 
-def test_numbers_of_numpy_and_torch(loaded: Loaded) -> None:
+def test_numpy_and_torch_numbers_are_accepted(loaded: Loaded) -> None:
     expected = [r.text for r in tasks.generate(loaded, 3, length=9, seed=5)]
     for kind in (np.int64, np.uint8, torch.tensor, np.array):
         three, nine, five = kind(3), kind(9), kind(5)
@@ -147,7 +145,9 @@ def test_numbers_of_numpy_and_torch(loaded: Loaded) -> None:
         {"control": {"stp": "x"}},
     ],
 )
-def test_other_values_are_refused_in_one_line(loaded: Loaded, given: dict[str, Any]) -> None:
+def test_values_of_other_types_are_refused_in_one_line(
+    loaded: Loaded, given: dict[str, Any]
+) -> None:
     arguments = {"loaded": loaded, "num": 1, **given}
     with pytest.raises(UserError) as caught:
         tasks.generate(**arguments)
@@ -155,7 +155,7 @@ def test_other_values_are_refused_in_one_line(loaded: Loaded, given: dict[str, A
     assert len(str(caught.value).splitlines()) == 1
 
 
-def test_settings_as_mappings(loaded: Loaded) -> None:
+def test_settings_are_accepted_as_mappings(loaded: Loaded) -> None:
     settings, control = {"temperature": 0}, {"stop": "+"}
     made = tasks.complete(loaded, "(", settings=settings, control=control)  # type: ignore[arg-type]
     same = tasks.complete(
@@ -167,7 +167,7 @@ def test_settings_as_mappings(loaded: Loaded) -> None:
     assert [r.text for r in made] == [r.text for r in same]
 
 
-def test_a_text_where_a_list_is_wanted_in_settings() -> None:
+def test_a_text_in_place_of_a_list_in_settings_is_refused() -> None:
     assert ControlConfig(stop="ab").stop == ("ab",)  # type: ignore[arg-type]
     assert ControlConfig(stop=["a", "b"]).stop == ("a", "b")  # type: ignore[arg-type]
     assert LanguageConfig(language=Path("x")).language == "x"  # type: ignore[arg-type]
@@ -176,7 +176,7 @@ def test_a_text_where_a_list_is_wanted_in_settings() -> None:
             ControlConfig(stop=bad)  # type: ignore[arg-type]
 
 
-def test_languages_by_name(tmp_path: Path) -> None:
+def test_languages_are_made_by_name(tmp_path: Path) -> None:
     assert make_language("json").name == make_language(LanguageConfig(language="json")).name
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "corpus.txt").write_text("abc\n")
@@ -199,8 +199,8 @@ def test_scores_of_one_text_are_not_those_of_its_characters(loaded: Loaded) -> N
             metrics.distinct(bad)
 
 
-def test_models_that_were_loaded_are_saved(tmp_path: Path) -> None:
-    """What `load_denoiser` returns is a checkpoint of the same weights, of either kind."""
+def test_loaded_models_can_be_saved(tmp_path: Path) -> None:
+    """A result of `load_denoiser` is saved as a checkpoint of equal weights."""
     pytest.importorskip("safetensors")
     path = tiny_checkpoint(tmp_path)
     loaded = load_denoiser(path)
@@ -219,7 +219,7 @@ def test_models_that_were_loaded_are_saved(tmp_path: Path) -> None:
     assert all(torch.equal(weights[name], before[name]) for name in before)
 
 
-def test_models_of_pieces_that_were_loaded_are_saved(tmp_path: Path) -> None:
+def test_loaded_models_with_pieces_can_be_saved(tmp_path: Path) -> None:
     loaded = load_denoiser(
         tiny_checkpoint(tmp_path, vocabulary="bpe", vocab_size=60, causal_length=False)
     )
@@ -230,7 +230,7 @@ def test_models_of_pieces_that_were_loaded_are_saved(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("given", [None, 3, b"x", ["best.pt"]])
-def test_what_is_no_path_is_refused(tmp_path: Path, given: Any) -> None:
+def test_non_paths_are_refused(tmp_path: Path, given: Any) -> None:
     for function in (load_denoiser, load, from_pretrained):
         with pytest.raises(UserError, match="a path"):
             function(given)
@@ -243,8 +243,8 @@ def test_what_is_no_path_is_refused(tmp_path: Path, given: Any) -> None:
         load_denoiser(tmp_path)
 
 
-def test_every_verb_reads_its_arguments_by_the_same_names() -> None:
-    """No verb of `maskdiff.tasks` takes an argument that nothing checks."""
+def test_every_task_converts_its_arguments_by_name() -> None:
+    """Every argument of `maskdiff.tasks` is checked."""
     import inspect
     import operator
 
@@ -269,7 +269,7 @@ def test_every_verb_reads_its_arguments_by_the_same_names() -> None:
         assert set(inspect.signature(verb).parameters) - set(READERS) <= unread, name
 
 
-def test_a_decorated_function_is_called_with_what_its_readers_make() -> None:
+def test_a_decorated_function_is_called_with_converted_arguments() -> None:
     @checked_arguments(many=texts)
     def count(many: Any, other: int = 3) -> tuple[int, int]:
         return len(many), other

@@ -1,4 +1,4 @@
-"""Numbers: every option that takes one has a lower and an upper bound, and says so."""
+"""Bounds: every numeric option has a documented lower and upper bound."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ NUMBERS = [
 
 
 def test_every_section_checks_its_values() -> None:
-    """No dataclass of options is left out, but those that hold sections alone."""
+    """Every dataclass of options is covered, except those that hold only sections."""
     found = [kind for kind in KINDS if is_dataclass(kind)]
     assert {kind for kind in found if not issubclass(kind, Section)} == {Config, DecodeConfig}
     assert len(NUMBERS) > 80
@@ -67,7 +67,7 @@ def test_every_section_checks_its_values() -> None:
     "section, field, kind", NUMBERS, ids=lambda value: getattr(value, "name", None)
 )
 def test_every_number_of_a_section_has_bounds(section: type, field: Any, kind: type) -> None:
-    """In Python, as a flag and in YAML alike."""
+    """Bounds apply in Python, to flags and in YAML."""
     low, high = field.metadata["low"], field.metadata["high"]
     assert type(low) is type(high) is kind
     assert math.isfinite(low)
@@ -98,8 +98,8 @@ def test_every_number_of_a_section_has_bounds(section: type, field: Any, kind: t
                 convert(field, kind, given)
 
 
-def test_every_parser_is_walked() -> None:
-    """A file that makes a parser of its own is in the table above."""
+def test_the_walk_visits_every_parser() -> None:
+    """Every file that creates a parser is in the table above."""
     making = set()
     for path in [*REPOSITORY.glob("*.py"), *(REPOSITORY / "maskdiff").rglob("*.py")]:
         names = (
@@ -126,7 +126,7 @@ def actions(
 
 
 def outcome(kind: Callable[[str], Any], text: str) -> tuple[str, Any]:
-    """The message of a flag that refuses a text, and its value otherwise."""
+    """Return the error message and the value of a flag for a text."""
     try:
         return "", kind(text)
     except argparse.ArgumentTypeError as error:
@@ -151,8 +151,8 @@ def test_every_flag_that_takes_a_number_has_bounds(module: str) -> None:
             continue
         assert callable(action.type)
         for text in ABSURD:
-            said, value = outcome(action.type, text)
-            assert len(said.splitlines()) == 1 or isinstance(value, str), (
+            error_text, value = outcome(action.type, text)
+            assert len(error_text.splitlines()) == 1 or isinstance(value, str), (
                 f"{action.dest} takes {text}"
             )
         numeric += isinstance(action.type, (cli.IntegerRange, cli.NumberRange))
@@ -162,7 +162,7 @@ def test_every_flag_that_takes_a_number_has_bounds(module: str) -> None:
 
 
 def test_the_walk_finds_a_flag_without_bounds() -> None:
-    """The negative control: `int` and `float` themselves take what no option may."""
+    """Negative control: plain `int` and `float` accept values that no option may accept."""
     assert int(ABSURD[0]) == 99999999999999999999
     assert math.isnan(float("nan"))
     for flag in (cli.IntegerRange(0, 5), cli.NumberRange(0.0, 5.0)):
@@ -173,7 +173,7 @@ def test_the_walk_finds_a_flag_without_bounds() -> None:
 
 
 def test_every_number_of_a_stage_has_bounds() -> None:
-    """A sampler that is made in Python takes no number that a configuration would not."""
+    """A sampler created in Python has the bounds of the configuration."""
     walked = 0
     for kind in (Draw, Unmask, Autoregressive, Predictive, Reconsider, Speculate):
         for field in fields(kind):
@@ -212,7 +212,7 @@ def test_every_number_of_a_request_has_bounds(name: str) -> None:
 
 
 def test_every_number_of_a_request_is_known() -> None:
-    """A field that is added needs bounds, too."""
+    """A new field needs bounds, too."""
     bodies = pytest.importorskip("maskdiff.serving.schemas")
     for kind in (bodies.CompletionBody, bodies.ChatBody):
         for name, field in kind.model_fields.items():
@@ -225,7 +225,7 @@ def test_every_number_of_a_request_is_known() -> None:
 
 
 @pytest.mark.parametrize(
-    "text, said",
+    "text, message",
     [
         (
             "batch_size: 65536\nmax_len: 1024",
@@ -239,10 +239,10 @@ def test_every_number_of_a_request_is_known() -> None:
         ),
     ],
 )
-def test_numbers_that_are_absurd_together_are_refused(tmp_path: Path, text: str, said: str) -> None:
+def test_inconsistent_numbers_are_refused(tmp_path: Path, text: str, message: str) -> None:
     path = tmp_path / "a.yaml"
     path.write_text(text)
-    with pytest.raises(ConfigError, match=said):
+    with pytest.raises(ConfigError, match=message):
         load_config(path)
     assert (
         check(config_from_dict({"batch_size": 65536, "num_samples": 10**7})).train.batch_size
@@ -250,8 +250,8 @@ def test_numbers_that_are_absurd_together_are_refused(tmp_path: Path, text: str,
     )
 
 
-def test_a_million_strings_are_made_a_batch_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The first string is there after one batch, and no canvas is larger than that."""
+def test_a_million_strings_are_generated_in_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first string is yielded after one batch, and no canvas is larger than a batch."""
     loaded, sizes, blank = tiny_loaded(), [], Canvas.blank
 
     def counted(lengths: Any, *rest: Any) -> Canvas:

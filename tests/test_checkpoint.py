@@ -1,4 +1,4 @@
-"""Checkpoints: loading restores what was saved, runs nothing, and a failed save is harmless."""
+"""Checkpoints: loading restores the saved state without running code; failed saves are harmless."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from tests.helpers.paths import CHECKPOINTS, REPOSITORY
 from tests.helpers.tiny import tiny_checkpoint, tiny_loaded, tiny_payload
 
 
-class Bomb:
-    """Pickles to a call that creates a file."""
+class MaliciousPickle:
+    """An object whose pickle calls a function that creates a file."""
 
     def __init__(self, path: Path) -> None:
         self.path = str(path)
@@ -30,7 +30,7 @@ class Bomb:
         return open, (self.path, "w")
 
 
-def test_round_trip(tmp_path: Path) -> None:
+def test_saved_checkpoint_equals_the_loaded_one(tmp_path: Path) -> None:
     payload = tiny_payload()
     checkpoint.save(
         tmp_path / "deep" / "a.pt",
@@ -69,21 +69,24 @@ def test_compile_prefix_is_stripped_and_tensors_are_copied() -> None:
 
 def test_malicious_pickle_is_not_run(tmp_path: Path) -> None:
     target, path = tmp_path / "owned", tmp_path / "bad.pt"
-    torch.save({**tiny_payload(), "format": "maskdiff", "version": 1, "extra": Bomb(target)}, path)
+    torch.save(
+        {**tiny_payload(), "format": "maskdiff", "version": 1, "extra": MaliciousPickle(target)},
+        path,
+    )
     with pytest.raises(CheckpointError, match="nothing in it was run"):
         checkpoint.load(path)
     assert not target.exists()
     torch.load(path, weights_only=False)  # negative control: the file would have done it
     assert target.exists()
     target.unlink()
-    path.write_bytes(pickle.dumps(Bomb(target)))
+    path.write_bytes(pickle.dumps(MaliciousPickle(target)))
     with pytest.raises(CheckpointError):
         checkpoint.load(path)
     assert not target.exists()
 
 
 @pytest.mark.parametrize("share", [0.0, 0.1, 0.5, 0.9, 0.999])
-def test_truncated(tmp_path: Path, share: float) -> None:
+def test_truncated_files_are_refused(tmp_path: Path, share: float) -> None:
     path = tiny_checkpoint(tmp_path)
     data = path.read_bytes()
     path.write_bytes(data[: int(share * len(data))])
@@ -92,7 +95,7 @@ def test_truncated(tmp_path: Path, share: float) -> None:
     assert "\n" not in str(caught.value)
 
 
-def test_flipped_bits_are_noticed(tmp_path: Path) -> None:
+def test_flipped_bits_are_detected(tmp_path: Path) -> None:
     path = tiny_checkpoint(tmp_path)
     data = bytearray(path.read_bytes())
     with zipfile.ZipFile(path) as archive:
@@ -103,7 +106,7 @@ def test_flipped_bits_are_noticed(tmp_path: Path) -> None:
         checkpoint.load(path)
 
 
-def test_foreign_files(tmp_path: Path) -> None:
+def test_foreign_files_are_refused(tmp_path: Path) -> None:
     cases = {"text": b"hello\n", "empty": b"", "nul": bytes(1000)}
     for name, data in cases.items():
         (tmp_path / name).write_bytes(data)
@@ -128,7 +131,7 @@ def test_foreign_files(tmp_path: Path) -> None:
         checkpoint.load(tmp_path)
 
 
-def test_parts_that_do_not_fit(tmp_path: Path) -> None:
+def test_inconsistent_parts_are_refused(tmp_path: Path) -> None:
     payload = tiny_payload()
     vocabulary = {**payload["vocabulary"], "fingerprint": "0" * 16}
     with pytest.raises(CheckpointError, match="another vocabulary"):
@@ -141,7 +144,7 @@ def test_parts_that_do_not_fit(tmp_path: Path) -> None:
 
 
 def changed(payload: checkpoint.Payload, path: str, value: object) -> checkpoint.Payload:
-    """`payload` with a value at `path` (keys with slashes), or a function of a weight."""
+    """Return `payload` with a value at `path` (keys joined by slashes), or a changed weight."""
     first, _, rest = path.partition("/")
     if not rest:
         return {**payload, first: value(payload[first]) if callable(value) else value}
@@ -197,14 +200,14 @@ INCONSISTENT: list[tuple[str, object, str]] = [
 ]
 
 
-@pytest.mark.parametrize("path, value, said", INCONSISTENT)
-def test_well_formed_files_that_make_no_sense(
-    tmp_path: Path, path: str, value: object, said: str
+@pytest.mark.parametrize("path, value, message", INCONSISTENT)
+def test_well_formed_files_with_bad_values_are_refused(
+    tmp_path: Path, path: str, value: object, message: str
 ) -> None:
     checkpoint.save(tmp_path / "a.pt", changed(tiny_payload(), path, value))
     with pytest.raises(CheckpointError) as caught:
         checkpoint.load_denoiser(tmp_path / "a.pt")
-    assert said in str(caught.value)
+    assert message in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
@@ -217,7 +220,7 @@ def test_other_precisions_are_read(tmp_path: Path) -> None:
         assert all(torch.equal(w, weights[name].float()) for name, w in model.state_dict().items())
 
 
-def test_unknown_device() -> None:
+def test_unknown_device_is_refused() -> None:
     for name in ("gpu", "cuda:99", "meta"):
         with pytest.raises(ConfigError, match="this machine has auto, cpu"):
             checkpoint.resolve_device(name)
@@ -238,7 +241,7 @@ def test_full_disk_keeps_the_previous_checkpoint(
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_file_size_limit_in_a_second_process(tmp_path: Path) -> None:
+def test_file_size_limit_is_reported_by_a_second_process(tmp_path: Path) -> None:
     path = tiny_checkpoint(tmp_path)
     before = path.read_bytes()
     program = (
@@ -278,7 +281,7 @@ def test_kill_during_the_write_keeps_the_previous_checkpoint(
     assert path.read_bytes() == before
 
 
-def test_unwritable_places(tmp_path: Path) -> None:
+def test_unwritable_paths_are_reported(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(CheckpointError, match="cannot write"):
         checkpoint.save(tmp_path / "file" / "a.pt", tiny_payload())
@@ -294,7 +297,7 @@ def test_a_link_stays_a_link(tmp_path: Path) -> None:
     assert checkpoint.load(real)["provenance"]["seed"] == 1
 
 
-def test_pretrained_folder(tmp_path: Path) -> None:
+def test_pretrained_folder_round_trip(tmp_path: Path) -> None:
     pytest.importorskip("safetensors")
     payload = tiny_payload()
     checkpoint.save_pretrained(tmp_path / "hub", payload)
@@ -309,13 +312,13 @@ def test_pretrained_folder(tmp_path: Path) -> None:
         checkpoint.from_pretrained(tmp_path / "nowhere")
 
 
-def test_saved_bytes_are_plain(tmp_path: Path) -> None:
+def test_saved_file_loads_with_weights_only(tmp_path: Path) -> None:
     """The archive holds no code objects: a weights-only load of the raw bytes succeeds."""
     data = tiny_checkpoint(tmp_path).read_bytes()
     assert torch.load(io.BytesIO(data), weights_only=True)["format"] == "maskdiff"
 
 
-def test_shipped_checkpoints_load_and_name_no_place_of_another_machine() -> None:
+def test_shipped_checkpoints_load_and_contain_no_absolute_paths() -> None:
     shipped = sorted(CHECKPOINTS.glob("*.pt"))
     assert {"best", "v1", "v2", "v3", "v4", "hybrid_aware", "skeleton"} <= {
         path.stem for path in shipped
@@ -334,7 +337,7 @@ def test_shipped_checkpoints_load_and_name_no_place_of_another_machine() -> None
 
 
 def strings_in(item: object) -> list[str]:
-    """Every text of nested dictionaries and sequences, keys included."""
+    """Yield every string of nested dictionaries and sequences, keys included."""
     if isinstance(item, dict):
         return [text for pair in item.items() for part in pair for text in strings_in(part)]
     if isinstance(item, (list, tuple)):

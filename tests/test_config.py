@@ -52,7 +52,7 @@ def test_every_default_is_inside_its_own_range_and_documented() -> None:
             assert len(field.metadata["help"]) > 5
 
 
-def test_flat_and_sectioned_yaml_are_the_same(tmp_path: Path) -> None:
+def test_flat_and_sectioned_yaml_are_equal(tmp_path: Path) -> None:
     flat = load_config(write(tmp_path, "n_layer: 3\nlr: 3e-4\nmask_share: 0.5\n"))
     sectioned = load_config(write(tmp_path, "model: {n_layer: 3}\ntrain:\n  lr: 3e-4\nnoise:\n"))
     assert flat == sectioned
@@ -81,7 +81,7 @@ def test_extends_is_overridden_by_the_file_and_by_flags(tmp_path: Path) -> None:
     )
 
 
-def test_extends_in_a_circle_ends(tmp_path: Path) -> None:
+def test_circular_extends_is_an_error(tmp_path: Path) -> None:
     write(tmp_path, "extends: b.yaml\n")
     write(tmp_path, "extends: a.yaml\n", "b.yaml")
     with pytest.raises(ConfigError, match="extends itself"):
@@ -130,14 +130,14 @@ def test_extends_in_a_circle_ends(tmp_path: Path) -> None:
         ("causal_share: 0.9", "lower them to 1 or less"),
     ],
 )
-def test_bad_yaml_is_one_line_that_helps(tmp_path: Path, text: str, message: str) -> None:
+def test_bad_yaml_gives_one_helpful_line(tmp_path: Path, text: str, message: str) -> None:
     with pytest.raises(ConfigError) as caught:
         load_config(write(tmp_path, text))
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
-def test_files_that_are_no_text(tmp_path: Path) -> None:
+def test_unreadable_files_are_refused(tmp_path: Path) -> None:
     (tmp_path / "x.yaml").write_bytes(b"lr: \xff\xfe")
     with pytest.raises(ConfigError, match="not UTF-8"):
         load_config(tmp_path / "x.yaml")
@@ -179,7 +179,7 @@ def parse(arguments: str, *sections: type) -> argparse.Namespace:
     return parser.parse_args(arguments.split())
 
 
-def test_flags_set_what_was_typed_and_nothing_else() -> None:
+def test_flags_set_only_the_given_options() -> None:
     args = parse("--lr 1e-3 --n_layer 3 --amp --no_low_discrepancy --decay cosine")
     given = {"lr": 1e-3, "n_layer": 3, "amp": True, "low_discrepancy": False, "decay": "cosine"}
     assert overrides(args) == given
@@ -187,7 +187,7 @@ def test_flags_set_what_was_typed_and_nothing_else() -> None:
     assert (config.train.lr, config.model.n_layer, config.noise.low_discrepancy) == (1e-3, 3, False)
 
 
-def test_every_knob_is_a_flag_with_help_and_range() -> None:
+def test_every_option_is_a_flag_with_help_and_range() -> None:
     parser = Parser()
     add_config_flags(parser)
     text = " ".join(parser.format_help().split())
@@ -216,20 +216,20 @@ def test_longer_strings_need_no_second_option(tmp_path: Path) -> None:
         ("stray", "unexpected argument 'stray'"),
     ],
 )
-def test_bad_flags_are_one_line_that_helps(arguments: str, message: str) -> None:
+def test_bad_flags_give_one_helpful_line(arguments: str, message: str) -> None:
     with pytest.raises(ConfigError) as caught:
         parse(arguments)
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
-def test_sampler_flags() -> None:
+def test_sampler_flags_set_sampler_options() -> None:
     args = parse("--sampler hybrid --temperature 0.5", SamplerConfig)
     assert sampler_config(args) == SamplerConfig(sampler="hybrid", temperature=0.5)
     assert sampler_config(args, SamplerConfig(steps=5)).steps == 5
 
 
-def test_sections_can_be_chosen() -> None:
+def test_flags_of_other_sections_are_refused() -> None:
     with pytest.raises(ConfigError, match="unknown flag"):
         parse("--lr 1", ModelConfig)
 
@@ -241,5 +241,5 @@ def test_messages_are_one_line_of_bounded_length() -> None:
 
 
 @given(st.text(max_size=20))
-def test_nearest_always_answers(given: str) -> None:
+def test_nearest_gives_a_suggestion_for_any_word(given: str) -> None:
     assert nearest(given, ["n_layer", "lr"]) in ("n_layer", "lr")

@@ -56,7 +56,7 @@ REWRITTEN = [
 
 
 @pytest.mark.parametrize("text", REWRITTEN)
-def test_a_text_is_kept_as_it_is_written(text: str) -> None:
+def test_a_text_is_kept_as_written(text: str) -> None:
     assert config_of(f"name: {text}").train.name == text
     assert config_of(f"{{train: {{name: {text}}}}}").train.name == text
     assert config_of(f"language:\n  language: {text}  # why").language.language == text
@@ -77,7 +77,7 @@ def test_texts_of_a_list_are_kept(tmp_path: Path, text: str) -> None:
 @pytest.mark.parametrize(
     "word", ["~", "null", "Null", "NULL", "", "yes", "No", "on", "OFF", "true", "False"]
 )
-def test_a_word_of_another_meaning_is_refused_where_a_text_is_wanted(word: str) -> None:
+def test_a_value_of_another_type_is_refused_for_a_text(word: str) -> None:
     assert "put it in quotes" in refused(f"name: {word}")
     assert config_of(f"name: '{word}'").train.name == word
     assert config_of(f'name: "{word}"').train.name == word
@@ -158,8 +158,8 @@ def test_every_integer_that_python_writes_is_read(number: int) -> None:
 
 
 @given(st.one_of(st.text(max_size=8), st.from_regex(r"[-+]?[0-9_:.xXobeE]{1,8}", fullmatch=True)))
-def test_what_is_read_is_what_python_reads(text: str) -> None:
-    """No form is taken for another number than `int` and `float` take it for."""
+def test_numbers_equal_those_of_python(text: str) -> None:
+    """Numbers equal the values of `int` and `float` in every form."""
     for reader, python in ((parse_integer, int), (parse_decimal, float)):
         try:
             value = reader(text)
@@ -196,7 +196,7 @@ def test_truth_values_of_yaml_are_read() -> None:
 
 
 @pytest.mark.parametrize(
-    "text, said",
+    "text, message",
     [
         ("name: a\0b", "line 1: '\\x00' has no place in YAML"),
         ("lr: 1\nname: a\u2028b", "line 2: '\\u2028' ends a line to some readers"),
@@ -217,26 +217,26 @@ def test_truth_values_of_yaml_are_read() -> None:
         ("name: {a: b}", "it must be a text"),
     ],
 )
-def test_what_no_configuration_needs_is_one_line(text: str, said: str) -> None:
-    assert said in refused(text)
+def test_unsupported_yaml_gives_one_line(text: str, message: str) -> None:
+    assert message in refused(text)
 
 
-def test_marks_and_line_ends_of_other_systems(tmp_path: Path) -> None:
+def test_byte_order_marks_and_line_ends_of_other_systems_are_read(tmp_path: Path) -> None:
     path = tmp_path / "a.yaml"
     for end in ("\n", "\r\n", "\r"):
         path.write_bytes(("\ufeff" + end.join(["train:", "  name: 007", "  lr: 1", ""])).encode())
         assert (load_config(path).train.name, load_config(path).train.lr) == ("007", 1.0)
 
 
-def test_a_short_file_makes_no_long_list() -> None:
-    """Aliases of aliases: ten levels of ten would be ten thousand million values."""
+def test_alias_expansion_is_bounded() -> None:
+    """Ten levels of ten aliases would expand to 10**10 values."""
     levels = [f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 10) if i else 'x'}]" for i in range(10)]
     assert f"over {MAX_VALUES} values" in refused("\n".join(levels))
 
 
 @both_seeds
-def test_merge_keys_are_those_of_pyyaml(seed: int) -> None:
-    """Differential against SafeLoader, of mappings of quoted texts."""
+def test_merge_keys_equal_those_of_pyyaml(seed: int) -> None:
+    """Compare with SafeLoader on mappings of quoted texts."""
     for rng in cases(300, seed, 1.0):
 
         def pairs(rng: random.Random = rng) -> str:
@@ -252,7 +252,7 @@ def test_merge_keys_are_those_of_pyyaml(seed: int) -> None:
 
 
 def reference(text: str) -> Any:
-    """The values that PyYAML's events make, with styles; ValueError for what is refused here."""
+    """Return the values of PyYAML's events with styles; `ValueError` for refused input."""
     anchors: dict[str, Any] = {}
     events = iter(list(yaml.parse(text, Loader=yaml.SafeLoader))[1:])
 
@@ -289,7 +289,7 @@ def reference(text: str) -> Any:
 
 
 def styled(value: Any) -> Any:
-    """Our values in the form of the reference's."""
+    """Return our values in the form of the reference."""
     if isinstance(value, str):
         return str(value), isinstance(value, Plain)
     if isinstance(value, list):
@@ -340,8 +340,8 @@ def random_yaml(rng: random.Random) -> str:
 
 
 @both_seeds
-def test_structure_is_that_of_pyyaml(seed: int) -> None:
-    """Differential against the events of PyYAML: the same values and quotes, or refused by both."""
+def test_structure_equals_that_of_pyyaml(seed: int) -> None:
+    """Compare with the events of PyYAML: equal values and quotes, or refused by both."""
     read = 0
     for rng in cases(1500, seed, 3.0):
         text = random_yaml(rng)
@@ -369,7 +369,7 @@ TRICKY = [
 
 
 def values_of(section: Any) -> st.SearchStrategy[Any]:
-    """Any value of every field of a section."""
+    """Return a strategy for any value of every field of a section."""
     text = st.one_of(st.text(max_size=20), st.sampled_from(TRICKY))
     made: dict[str, st.SearchStrategy[Any]] = {}
     for name, (field, kind) in options(section).items():

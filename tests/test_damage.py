@@ -29,7 +29,7 @@ SETTINGS: dict[str, object] = {"n_embd": 8, "use_self_cond": True, "max_iters": 
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Payload:
-    """What `last.pt` of a run of two steps holds."""
+    """Return the content of `last.pt` of a run of two steps."""
     folder = tmp_path_factory.mktemp("whole")
     Trainer(tiny(**SETTINGS), folder).run()
     return checkpoint.load(folder / "last.pt")
@@ -39,7 +39,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Payload:
 
 
 def changed(payload: Payload, path: str, value: object) -> Payload:
-    """A copy with the value at `path` (keys and numbers, separated by slashes) replaced."""
+    """Return a copy with the value at `path` (keys and numbers joined by slashes) replaced."""
     made = copy.deepcopy(payload)
     *way, last = [int(part) if part.isdecimal() else part for part in path.split("/")]
     holder: Any = made
@@ -115,18 +115,20 @@ MALFORMED: list[tuple[str, object, str]] = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("path, value, said", MALFORMED, ids=[said for _, _, said in MALFORMED])
+@pytest.mark.parametrize(
+    "path, value, message", MALFORMED, ids=[message for _, _, message in MALFORMED]
+)
 def test_a_malformed_training_state_is_refused_in_one_line(
-    tmp_path: Path, whole: Payload, path: str, value: object, said: str
+    tmp_path: Path, whole: Payload, path: str, value: object, message: str
 ) -> None:
     checkpoint.save(tmp_path / "last.pt", changed(whole, path, value))
     with pytest.raises(UserError) as caught:
         Trainer(tiny(**SETTINGS), tmp_path, resume=True)
-    assert said in str(caught.value)
+    assert message in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
-def test_what_the_groups_of_an_optimiser_say_has_no_effect(tmp_path: Path, whole: Payload) -> None:
+def test_saved_optimiser_groups_have_no_effect(tmp_path: Path, whole: Payload) -> None:
     path = "training/optimizers/1/param_groups/0"
     odd = {"lr": "high", "betas": None, "maximize": True, "differentiable": True, "other": object}
     made = changed(
@@ -138,8 +140,8 @@ def test_what_the_groups_of_an_optimiser_say_has_no_effect(tmp_path: Path, whole
     assert trainer.run().step == 4
 
 
-def test_tensors_that_share_their_memory_are_parted(tmp_path: Path, whole: Payload) -> None:
-    """One number for a whole matrix, to which no update can be written; two moments in one."""
+def test_tensors_that_share_memory_are_copied(tmp_path: Path, whole: Payload) -> None:
+    """Check an expanded scalar, which no update can write, and two moments in one tensor."""
     made = changed(whole, MUON, lambda m: torch.zeros(1).expand_as(m))
     moments = made["training"]["optimizers"][1]["state"][0]
     moments["exp_avg"] = moments["exp_avg_sq"]
@@ -169,7 +171,7 @@ TENSORS: list[Callable[[torch.Tensor], object]] = [
 
 
 def damage(payload: Payload, rng: random.Random) -> Payload:
-    """A copy in which one to three things anywhere are replaced, removed, added or exchanged."""
+    """Return a copy with one to three random replacements, removals, additions or swaps."""
     made = copy.deepcopy(payload)
     for _ in range(rng.choice([1, 1, 1, 2, 3])):
         holder: Any = made
@@ -188,7 +190,7 @@ def damage(payload: Payload, rng: random.Random) -> Payload:
 
 
 def is_plain(value: object) -> bool:
-    """Whether it is a tensor that no damage has made odd yet."""
+    """Whether the value is an undamaged tensor."""
     strided = isinstance(value, torch.Tensor) and value.layout is torch.strided
     return strided and value.device.type == "cpu" and value.dtype is torch.float32
 
@@ -209,14 +211,14 @@ def _change(holder: Any, key: Any, keys: list[Any], rng: random.Random) -> None:
 
 
 def saved(payload: object) -> bytes:
-    """What a file of `payload` holds, whatever is missing in it."""
+    """Return the bytes of a file of `payload`, also if parts are missing."""
     buffer = io.BytesIO()
     torch.save(payload, buffer)
     return buffer.getvalue()
 
 
 def bytes_damaged(data: bytes, rng: random.Random) -> bytes:
-    """The bytes of a file with some flipped, cut out, repeated, or swapped for zeros."""
+    """Return the bytes of a file with some flipped, removed, repeated or set to zero."""
     changed, at = bytearray(data), rng.randrange(len(data))
     kind, size = rng.randrange(4), rng.choice([1, 2, 16, 500, 5000])
     if kind == 0:
@@ -232,7 +234,7 @@ def bytes_damaged(data: bytes, rng: random.Random) -> bytes:
 
 
 def uses(folder: Path) -> dict[str, Callable[[], object]]:
-    """What may be done with the checkpoint `folder`/last.pt."""
+    """Return the operations on the checkpoint `folder`/last.pt."""
     last, settings = folder / "last.pt", {**SETTINGS, "max_iters": 3, "eval_interval": 100}
     return {
         "resume": lambda: Trainer(tiny(**settings), folder, resume=True).run(),
@@ -246,7 +248,7 @@ def uses(folder: Path) -> dict[str, Callable[[], object]]:
 
 @pytest.mark.filterwarnings("ignore")  # torch's, about odd tensors
 @both_seeds
-def test_any_damage_is_refused_in_one_line_or_does_no_harm(
+def test_any_damage_is_refused_in_one_line_or_harmless(
     tmp_path: Path, whole: Payload, seed: int
 ) -> None:
     clean, outcomes = checkpoint.to_bytes(whole), {"clean": 0, "refused": 0}
@@ -270,8 +272,8 @@ def test_any_damage_is_refused_in_one_line_or_does_no_harm(
 # ---------------------------------------------------------------- absurd weights
 
 
-def absurd(name: str, value: float = 3e38, **settings: object) -> Loaded:
-    """A model whose weights called `name` are finite, and of no use."""
+def model_with_huge_weights(name: str, value: float = 3e38, **settings: object) -> Loaded:
+    """Return a model whose weights `name` are finite but too large."""
     payload = tiny_payload(**settings)
     payload["weights"][name].fill_(value)
     return checkpoint.denoiser_from(payload)
@@ -297,11 +299,11 @@ VERBS: dict[str, Callable[[Loaded], object]] = {
 @pytest.mark.parametrize("verb", [verb for verb in VERBS if verb != "complete"])
 def test_a_model_that_gives_nan_gives_no_answer(verb: str) -> None:
     with pytest.raises(LogitsError, match="the model gives NaN or infinite logits"):
-        VERBS[verb](absurd("head.weight"))
+        VERBS[verb](model_with_huge_weights("head.weight"))
 
 
 def test_a_completion_of_a_model_that_gives_nan_is_an_error() -> None:
-    (result,) = tasks.complete(absurd("head.weight"), ["(+1"], num=2)
+    (result,) = tasks.complete(model_with_huge_weights("head.weight"), ["(+1"], num=2)
     assert (result.text, result.finish_reason) == ("", "error")
     assert "the model gives NaN or infinite logits" in str(result.error)
 
@@ -313,7 +315,9 @@ def test_absurd_weights_give_no_special_tokens(seed: int) -> None:
         names = list(tiny_payload(**settings)["weights"])
         verb = rng.choice([name for name in VERBS if settings != PIECES or name == "complete"])
         try:
-            loaded = absurd(rng.choice(names), rng.choice([3e38, -3e38, 1e30, 1e-45]), **settings)
+            loaded = model_with_huge_weights(
+                rng.choice(names), rng.choice([3e38, -3e38, 1e30, 1e-45]), **settings
+            )
             answers = str(VERBS[verb](loaded))
         except LogitsError:
             continue
@@ -322,7 +326,7 @@ def test_absurd_weights_give_no_special_tokens(seed: int) -> None:
         )
 
 
-def test_the_command_line_says_so_in_one_line(
+def test_the_command_reports_nan_in_one_line(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     from maskdiff.cli import inference
@@ -338,7 +342,7 @@ def test_the_command_line_says_so_in_one_line(
         assert "the model gives NaN or infinite logits" in err
 
 
-def test_finite_is_the_check_of_every_model() -> None:
+def test_every_model_checks_for_finite_values() -> None:
     good = torch.tensor([1.0, -2.0])
     assert finite(good) is good
     for bad in (math.nan, math.inf, -math.inf):
@@ -357,4 +361,4 @@ def test_finite_is_the_check_of_every_model() -> None:
 
 def test_numbers_of_any_length_are_quoted() -> None:
     assert quote({"a": 10**5000}) == "'{'a': a number of about 5000 digits}'"
-    assert issubclass(LogitsError, CheckpointError)  # to a server it is a fault of its own
+    assert issubclass(LogitsError, CheckpointError)  # for a server this is an internal error

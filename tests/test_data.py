@@ -40,7 +40,7 @@ VOCABULARY = LANGUAGE.vocabulary
 
 @dataclass
 class Tiny:
-    """Strings of 1, 2, 4 or 5 letters; known, uneven probabilities of lengths and letters."""
+    """A language of 1, 2, 4 or 5 letters with known, uneven probabilities."""
 
     vocabulary: Vocabulary = Vocabulary.of("ab", digit=False)  # noqa: RUF009
     chances: Sequence[float] = (0.0, 0.6, 0.3, 0.0, 0.09, 0.01)
@@ -73,7 +73,9 @@ def texts_of(strings: Strings, vocabulary: Vocabulary = VOCABULARY) -> list[str]
 
 @given(st.lists(st.integers(1, 64), min_size=1, max_size=200), st.integers(64, 200))
 @settings(max_examples=150, deadline=None)
-def test_the_plan_places_every_string_whole_and_apart(lengths: list[int], width: int) -> None:
+def test_packing_plan_places_every_string_whole_and_disjoint(
+    lengths: list[int], width: int
+) -> None:
     row, offset, number = plan_rows(np.array(lengths), width)
     taken: set[tuple[int, int]] = set()
     for r, o, n in zip(row.tolist(), offset.tolist(), lengths, strict=True):
@@ -96,15 +98,15 @@ def test_the_plan_places_every_string_whole_and_apart(lengths: list[int], width:
 
 
 def first_fit_decreasing(lengths: list[int], width: int) -> int:
-    room: list[int] = []
+    free_space: list[int] = []
     for n in sorted(lengths, reverse=True):
-        for i, free in enumerate(room):
+        for i, free in enumerate(free_space):
             if free >= n:
-                room[i] -= n
+                free_space[i] -= n
                 break
         else:
-            room.append(width - n)
-    return len(room)
+            free_space.append(width - n)
+    return len(free_space)
 
 
 def test_best_fit_needs_no_more_rows_than_first_fit() -> None:
@@ -164,7 +166,7 @@ def test_padding_of_packed_rows_is_empty() -> None:
     assert packed.to("cpu").tokens.equal(packed.tokens)
 
 
-def test_rows_are_well_filled_and_inner_tokens_agree() -> None:
+def test_packed_rows_are_well_filled_and_count_their_tokens() -> None:
     fills = []
     for seed in range(20):
         one = canvases(64, seed)
@@ -240,12 +242,12 @@ def test_no_held_out_string_is_ever_trained_on(num_samples: int, tilt: float) ->
     assert len({split_of(text) for text in raw}) == 3  # negative control
 
 
-def test_batches_of_another_split() -> None:
+def test_batches_use_strings_of_their_split() -> None:
     batches = Batches(LANGUAGE, 100, 10, seed=0, split="test")
     assert {split_of(text) for text in batches.texts()} == {"test"}
 
 
-def test_fresh_draws_have_no_list() -> None:
+def test_training_texts_of_fresh_draws_are_an_error() -> None:
     with pytest.raises(DataError, match="num_samples"):
         training_texts(Batches(LANGUAGE, 0, 8, seed=0))
 
@@ -277,7 +279,7 @@ def test_streams_of_generators_are_repeatable_and_distinct() -> None:
 
 
 @pytest.mark.parametrize("tilt", [0.0, 0.5, 1.0])
-def test_the_tilt_gives_the_promised_lengths(tilt: float) -> None:
+def test_tilt_gives_the_documented_lengths(tilt: float) -> None:
     language = Tiny()
     p = np.array(language.chances)
     kept = p * length_acceptance(language, tilt, least=0.0)  # type: ignore[arg-type]
@@ -295,7 +297,7 @@ def test_the_tilt_never_rejects_too_much() -> None:
 
 
 @pytest.mark.slow
-def test_the_tilt_changes_lengths_and_nothing_else() -> None:
+def test_tilt_changes_only_the_lengths() -> None:
     """A share of a length off by 0.05, or of a word given its length by 0.04, is caught."""
     language, n = Tiny(), 20_000
     acceptance = length_acceptance(language, 1.0, least=0.0)  # type: ignore[arg-type]
@@ -339,7 +341,7 @@ def test_the_tilt_flattens_the_lengths_of_training_strings() -> None:
 # ---------------------------------------------------------------------------------------- producer
 
 
-def test_prefetching_gives_what_asking_gives_and_resumes_anywhere() -> None:
+def test_prefetching_equals_direct_batches_and_resumes_at_any_step() -> None:
     batches = Batches(LANGUAGE, 200, 16, seed=0)
 
     def transform(strings: Strings, step: int) -> tuple[int, torch.Tensor]:
@@ -368,7 +370,7 @@ def test_closing_the_stream_stops_the_thread() -> None:
     before = threading.active_count()
     stream = Batches(LANGUAGE, 50, 4, seed=0).prefetch(0, lambda strings, step: step, depth=2)
     assert next(stream) == 0
-    time.sleep(0.02)  # the queue is full now
+    time.sleep(0.02)  # the queue is full
     stream.close()  # type: ignore[attr-defined]
     assert threading.active_count() == before
 
@@ -399,7 +401,7 @@ def test_rows_hold_whole_texts_in_their_order(texts: list[str], each: int, longe
         assert left == ""
 
 
-def test_batches_in_a_row_are_draws_one_after_another() -> None:
+def test_consecutive_batches_equal_consecutive_draws() -> None:
     one = Batches(LANGUAGE, 0, 60, 3)
     rows = Batches(LANGUAGE, 0, 20, 3, in_a_row=3)
     made = [VOCABULARY.decode(row, "drop") for row in rows.batch(0).tokens.tolist()]

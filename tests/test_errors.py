@@ -1,4 +1,4 @@
-"""Messages: one line, the user's text exact in it, and joined characters never cut apart."""
+"""Messages are one line, quote the user's text exactly, and do not split clusters."""
 
 from __future__ import annotations
 
@@ -44,12 +44,12 @@ def random_text(rng, most: int = 40) -> str:  # type: ignore[no-untyped-def]
     return "".join(rng.choice(PIECES) for _ in range(rng.randrange(most)))
 
 
-def test_blanks_of_the_user_stay() -> None:
+def test_white_space_of_the_user_is_kept() -> None:
     assert "'a  b   c'" in str(UserError(f"no string is {quote('a  b   c')}"))
     assert str(UserError("x \u00a0\t y")) == "x \\xa0\\t y"
 
 
-def test_what_has_no_shape_is_escaped_and_joined_emoji_are_not() -> None:
+def test_invisible_characters_are_escaped_and_joined_emoji_are_not() -> None:
     assert (
         visible("a\r\n\x1b[31m\u202e\u2028\x00\ud800")
         == "a\\r\\n\\x1b[31m\\u202e\\u2028\\x00\\ud800"
@@ -64,7 +64,7 @@ def test_what_has_no_shape_is_escaped_and_joined_emoji_are_not() -> None:
 
 @both_seeds
 def test_every_message_is_one_bounded_line(seed: int) -> None:
-    """No line end, no control character, and nothing lost where it is short."""
+    """Messages have no line end or control character, and short ones are complete."""
     for rng in cases(2000, seed, 1.0):
         text = random_text(rng, 400)
         line = one_line(text)
@@ -78,8 +78,8 @@ def test_every_message_is_one_bounded_line(seed: int) -> None:
 
 
 @both_seeds
-def test_clusters_are_those_of_unicode(seed: int) -> None:
-    """Differential against the package `regex`, whose `\\X` is Unicode's own rule."""
+def test_clusters_equal_those_of_unicode(seed: int) -> None:
+    r"""Compare with the package `regex`, whose `\X` follows Unicode."""
     regex = pytest.importorskip("regex")
     pieces = [piece for piece in PIECES if piece not in "\u200c\ud800"]
     for rng in cases(3000, seed, 1.0):
@@ -105,13 +105,13 @@ def test_quoted_text_ends_between_clusters() -> None:
     assert quote("ab" + FAMILY * 30, 12) == f"'ab{FAMILY}...'"
 
 
-def test_widths() -> None:
+def test_display_widths() -> None:
     assert [
         display_width(text) for text in (FAMILY, FLAG, ENGLAND, WAVING, HEART, ACCENT, "漢", "a")
     ] == [2] * 5 + [1, 2, 1]
 
 
-def test_quoting_is_bounded_whatever_is_given() -> None:
+def test_quoting_is_bounded_for_any_value() -> None:
     nested: list[object] = ["x"]
     for _ in range(200):
         nested = [nested, nested]  # 2**200 when written out

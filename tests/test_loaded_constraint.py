@@ -1,4 +1,4 @@
-"""`Loaded.constraint`: made once, and bound to the deadline of the task under way."""
+"""`Loaded.constraint` is created once and uses the deadline of the running task."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ WORD = st.text(alphabet="(+)0=", max_size=12)
 
 
 def table_distance(first: str, second: str) -> int:
-    """Levenshtein's table, cell by cell."""
+    """Return the edit distance by Levenshtein's full table."""
     row = list(range(len(second) + 1))
     for i, a in enumerate(first, 1):
         above, row = row, [i]
@@ -29,13 +29,13 @@ def table_distance(first: str, second: str) -> int:
 
 @given(WORD, WORD)
 @settings(max_examples=300, deadline=None)
-def test_edit_distance_is_the_tables(first: str, second: str) -> None:
+def test_edit_distance_equals_the_full_table(first: str, second: str) -> None:
     assert metrics.edit_distance(first, second) == table_distance(first, second)
 
 
 @given(st.text(alphabet="01(", max_size=90), st.text(alphabet="01(", max_size=90))
 @settings(max_examples=50, deadline=None)
-def test_edit_distance_of_long_words(first: str, second: str) -> None:
+def test_edit_distance_of_long_words_equals_the_full_table(first: str, second: str) -> None:
     assert (
         metrics.edit_distance(first, second)
         == table_distance(first, second)
@@ -55,7 +55,7 @@ def test_edit_distance_of_long_words(first: str, second: str) -> None:
         ("(1)2=", True),
     ],
 )
-def test_balanced_looks_at_brackets_alone(text: str, expected: bool) -> None:
+def test_balanced_considers_brackets_only(text: str, expected: bool) -> None:
     assert metrics.balanced(text) is expected
 
 
@@ -65,7 +65,7 @@ def test_nesting_counts_the_deepest_prefix(text: str) -> None:
     assert metrics.nesting(text) == max(prefixes)
 
 
-def test_token_accuracy_by_hand() -> None:
+def test_token_accuracy_equals_a_hand_computation() -> None:
     clean = "(+12)=3"  # nine tokens with BOS and EOS
     assert metrics.token_accuracy(clean, clean) == 1.0
     assert metrics.token_accuracy("(+12)=4", clean) == pytest.approx(8 / 9)
@@ -85,7 +85,7 @@ def test_pair_scores_stay_in_range(text: str, clean: str) -> None:
     assert (metrics.aligned_accuracy(text, clean) == 1.0) == (text == clean)
 
 
-def test_anchors() -> None:
+def test_anchors_kept_by_known_outputs() -> None:
     assert metrics.anchors_kept("(+12)=3", "(+??)=3") == 1.0
     assert metrics.anchors_kept("(*12)=3", "(+??)=3") == pytest.approx(4 / 5)
     assert metrics.anchors_kept("(+1", "(+??)=3") == pytest.approx(2 / 5)
@@ -93,7 +93,7 @@ def test_anchors() -> None:
 
 
 @given(st.integers(0, 60), st.integers(0, 60))
-def test_wilson_holds_its_value(successes: int, failures: int) -> None:
+def test_wilson_interval_contains_its_estimate(successes: int, failures: int) -> None:
     estimate = metrics.wilson(successes, successes + failures)
     if successes + failures:
         assert 0.0 <= estimate.low <= estimate.value <= estimate.high <= 1.0
@@ -109,7 +109,7 @@ def test_wilson_known_value_and_errors() -> None:
             metrics.wilson(*bad)
 
 
-def test_wilson_covers() -> None:
+def test_wilson_interval_has_its_coverage() -> None:
     """Coverage at p=0.97, n=200 by exact summation over the binomial: close to 95%, where Wald's
     interval has about 87%."""
     n, p = 200, 0.97
@@ -146,7 +146,7 @@ def test_bootstrap_covers_and_follows_its_rng() -> None:
     )  # 95% nominal; six standard deviations of chance, less the percentile method's bias
 
 
-def test_ratio_weighs_tokens_not_strings() -> None:
+def test_ratio_weights_tokens_not_strings() -> None:
     estimate = metrics.ratio([1.0, 30.0], [1, 10], np.random.default_rng(0))
     assert estimate.value == pytest.approx(31 / 11)
     with pytest.raises(ValueError, match="one length"):
@@ -178,13 +178,13 @@ def test_the_interval_of_distinct_covers_even_where_almost_all_differ(kinds: int
     assert all(e.low < e.high for e in estimates)
 
 
-def test_one_text_is_as_few_as_can_be() -> None:
+def test_distinct_of_one_repeated_text_is_minimal() -> None:
     estimate = metrics.distinct(["a"] * 50)
     assert estimate.low == estimate.value == 1 / 50 < estimate.high < 0.1
     assert math.isnan(metrics.distinct([]).value)
 
 
-def test_distinct_valid_counts_no_noise() -> None:
+def test_distinct_valid_ignores_invalid_strings() -> None:
     language = make_language()
     rng = np.random.default_rng(0)
     real = language.sample_many(400, rng)
@@ -228,7 +228,7 @@ def test_total_variation_is_the_largest_difference_over_events(
     assert estimate.low <= estimate.value <= estimate.high
 
 
-def test_log_likelihood_leaves_out_the_impossible() -> None:
+def test_log_likelihood_excludes_impossible_strings() -> None:
     class Coin:
         def log_prob(self, text: str) -> float:
             return -math.inf if "x" in text else len(text) * math.log(0.5) + math.log(0.1)

@@ -27,14 +27,14 @@ def reader(*texts: str) -> LineReader:
     return LineReader(io.BytesIO("".join(f"{text}\n" for text in texts).encode()))
 
 
-def test_batches_grow_from_one_and_respect_the_period() -> None:
+def test_batch_size_grows_from_one_within_the_period() -> None:
     requests = Requests([], reader(*map(str, range(100))))
     sizes = [len(batch) for batch in growing(requests, 16, 40)]
     assert sizes == [1, 2, 4, 8, 16, 9, 16, 16, 8, 16, 4]
     assert sum(sizes) == 100
 
 
-def test_arguments_come_before_lines_and_do_not_wait_for_them() -> None:
+def test_arguments_are_answered_before_lines_are_read() -> None:
     requests = Requests(["a", "b"], reader("c", "d"))
     assert [requests.take(5), requests.take(1), requests.take(5), requests.take(5)] == [
         ["a", "b"],
@@ -45,8 +45,7 @@ def test_arguments_come_before_lines_and_do_not_wait_for_them() -> None:
 
 
 class Worker:
-    """Numbers the requests that it works on; a text has as many results as it has characters, a bad
-    one has one."""
+    """Count computed requests; a text has one result per character, a bad one has one."""
 
     def __init__(self) -> None:
         self.seen: list[Line] = []
@@ -60,8 +59,8 @@ class Worker:
 
 
 @both_seeds
-def test_equal_requests_are_worked_out_once(seed: int) -> None:
-    """Whatever the batches, every request has the results of the first equal one, in its place."""
+def test_equal_requests_are_computed_once(seed: int) -> None:
+    """Every request has the results of the first equal one, in its position, for any batches."""
     for rng in cases(400, seed, 2.0):
         texts: list[Line] = [
             rng.choice(["a", "bb", "ccc", "dd", "e"]) for _ in range(rng.randrange(1, 30))
@@ -86,14 +85,14 @@ def test_equal_requests_are_worked_out_once(seed: int) -> None:
         assert found == expected
         assert len(worker.seen) == len(
             texts
-        )  # every request has its place, so all have the same keys as without repeats
+        )  # every request keeps its position, so keys equal those without repeats
         worked = [text for text in worker.seen if not isinstance(text, Repeated)]
         assert worked == [
             text for i, text in enumerate(texts) if text is bad or text not in texts[:i]
         ]
 
 
-def test_results_come_before_their_batch_is_done() -> None:
+def test_results_are_yielded_before_their_batch_ends() -> None:
     worked = []
 
     def work(batch: Sequence[Line]) -> Iterator[tuple[int, Line]]:
@@ -106,7 +105,7 @@ def test_results_come_before_their_batch_is_done() -> None:
     assert worked == ["a"]
 
 
-def test_memory_is_bounded_and_forgets_what_was_used_least() -> None:
+def test_result_cache_is_bounded_and_evicts_the_least_recently_used() -> None:
     memory: ResultCache[str] = ResultCache(room=60)
     for text in "abc":
         memory.put(text, ["x" * 10])  # 15 characters each, with brackets, quotes and the text
@@ -115,7 +114,7 @@ def test_memory_is_bounded_and_forgets_what_was_used_least() -> None:
     memory.put("e", ["x" * 10])
     assert memory.get("b") is None
     assert memory.get("a") is not None
-    memory.put("f", ["x" * 1000])  # more than there is room for
+    memory.put("f", ["x" * 1000])  # larger than the cache
     assert memory.room == 60
     assert memory.get("a") is None
     memory.put("a", ["y"])
@@ -135,7 +134,7 @@ class Clock:
         return self.now
 
 
-def test_a_line_a_minute_where_there_is_no_terminal(
+def test_progress_without_a_terminal_is_one_line_a_minute(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     clock = Clock()
@@ -161,7 +160,7 @@ def test_a_line_a_minute_where_there_is_no_terminal(
     assert capsys.readouterr().err == "program: 0 strings done in 61 s, 0 a second\n"
 
 
-def test_a_bar_on_a_terminal(
+def test_progress_on_a_terminal_is_a_bar(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     terminal = Terminal()
@@ -179,7 +178,7 @@ def test_a_bar_on_a_terminal(
     assert silent.getvalue() == ""
 
 
-def test_a_deadline_passes_and_ticks() -> None:
+def test_deadline_raises_when_passed_and_calls_its_tick() -> None:
     clock, ticks = Clock(), []
     deadline = Deadline(2.5, lambda: ticks.append(clock.now), clock)
     deadline.check()

@@ -1,4 +1,4 @@
-"""What all programs share: statuses, one-line errors, and the reading of lines."""
+"""Code shared by all commands: exit statuses, one-line errors, and reading of lines."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def fail(error: BaseException) -> Callable[[list[str] | None], int]:
         (KeyboardInterrupt(), 130, "interrupted"),
     ],
 )
-def test_failures_are_one_line_and_a_status(
+def test_errors_give_one_line_and_an_exit_status(
     capsys: pytest.CaptureFixture[str], error: BaseException, status: int, message: str
 ) -> None:
     assert cli.run_cli(fail(error)) == status
@@ -55,7 +55,7 @@ def test_failures_are_one_line_and_a_status(
     assert message in err
 
 
-def test_bugs_keep_their_traceback() -> None:
+def test_unexpected_exceptions_keep_their_traceback() -> None:
     with pytest.raises(ZeroDivisionError):
         cli.run_cli(lambda argv: 1 // 0)
     with pytest.raises(RuntimeError):
@@ -70,13 +70,13 @@ def test_closed_pipe_is_quiet(
     assert capsys.readouterr().err == ""
 
 
-def test_status_of_main_is_kept() -> None:
+def test_exit_status_of_main_is_returned() -> None:
     assert cli.run_cli(lambda argv: 2) == 2
     assert cli.run_cli(lambda argv: None) == 0
     assert cli.run_cli(fail(SystemExit(0))) == 0
 
 
-def test_long_usage_is_short() -> None:
+def test_long_usage_is_abbreviated() -> None:
     parser = cli.Parser(prog="x")
     parser.add_argument("texts", nargs="*")
     for index in range(20):
@@ -85,7 +85,7 @@ def test_long_usage_is_short() -> None:
     assert "--flag_19" in parser.format_help()
 
 
-def test_length_range() -> None:
+def test_length_range_is_parsed_or_refused() -> None:
     assert cli.length_range("24") == (24, 24)
     assert cli.length_range("3..62") == (3, 62)
     for text in ("", "x", "5..", "..5", "5..3", "0", "-3", "3...5", "3.5", "9" * 30, "٣"):
@@ -93,7 +93,7 @@ def test_length_range() -> None:
             cli.length_range(text)
 
 
-def test_span() -> None:
+def test_span_is_parsed_or_refused() -> None:
     assert cli.span("3:5") == (3, 5)
     assert cli.span("0") == (0, 1)
     for text in ("", "5:3", "3:3", ":3", "3:", "a:b", "-1:2"):
@@ -101,7 +101,7 @@ def test_span() -> None:
             cli.span(text)
 
 
-def test_numbers() -> None:
+def test_numbers_are_parsed_or_refused() -> None:
     assert (cli.positive("1"), cli.natural("0"), cli.share("0.5")) == (1, 0, 0.5)
     for flag, text in [
         (cli.positive, "0"),
@@ -115,14 +115,14 @@ def test_numbers() -> None:
 
 
 @pytest.mark.parametrize("flag", [cli.positive, cli.natural])
-def test_long_numbers_are_refused_and_never_cut(flag: Callable[[str], int]) -> None:
+def test_long_numbers_are_refused_and_not_truncated(flag: Callable[[str], int]) -> None:
     assert flag("1000000") == 10**6
     for text in ("1000001", "9" * 19, "1" + "0" * 20, "1" * 100_000):
         with pytest.raises(argparse.ArgumentTypeError, match="to 1000000"):
             flag(text)
 
 
-def test_lines_of_every_kind(tmp_path: Path) -> None:
+def test_input_lines_of_every_kind_are_read(tmp_path: Path) -> None:
     long = b"(" * 1_000_000
     data = (
         b"\xef\xbb\xbfone\r\n\n" + long + b"\n\xff\xfe\nf\xc3\xa9\n" + b"x" * MAX_LINE + b"\nlast"
@@ -140,17 +140,17 @@ def test_lines_of_every_kind(tmp_path: Path) -> None:
     assert len(lines) == 7
 
 
-def test_an_unended_giant_line_is_one_error(tmp_path: Path) -> None:
+def test_a_huge_line_without_line_end_is_one_error(tmp_path: Path) -> None:
     (tmp_path / "in").write_bytes(b"x" * 1_000_000)
     assert [type(line) for line in open_lines(str(tmp_path / "in"))] == [DataError]
 
 
-def test_standard_input(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_standard_input_is_read_as_lines(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"a\nb\n")))
     assert list(open_lines("-")) == ["a", "b"]
 
 
-def test_closed_streams(
+def test_closed_streams_are_reported(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(sys, "stdin", None)
@@ -165,7 +165,7 @@ def test_closed_streams(
     assert capsys.readouterr().out == ""
 
 
-def test_unreadable_files(tmp_path: Path) -> None:
+def test_unreadable_files_are_reported(tmp_path: Path) -> None:
     for path in (tmp_path / "none", tmp_path, tmp_path / ("x" * 300)):
         with pytest.raises(DataError, match="cannot read input"):
             list(open_lines(str(path)))

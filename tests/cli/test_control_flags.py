@@ -23,20 +23,22 @@ COMPLETE = ("complete", "(+1", "1=", "--num", "3", "--json", "--checkpoint")
 
 
 @pytest.fixture(scope="module")
-def told(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A model that reads characters and is told the length."""
-    return str(tiny_checkpoint(tmp_path_factory.mktemp("told")))
+def length_conditioned(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Return a length-conditioned checkpoint that reads characters."""
+    return str(tiny_checkpoint(tmp_path_factory.mktemp("length_conditioned")))
 
 
-@pytest.fixture(scope="module", params=["told", "itself"])
+@pytest.fixture(scope="module", params=["length_conditioned", "self_ending"])
 def checkpoint(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, told: str
+    request: pytest.FixtureRequest,
+    tmp_path_factory: pytest.TempPathFactory,
+    length_conditioned: str,
 ) -> str:
-    """That, and a model that reads pieces and ends its strings itself."""
+    """Return that checkpoint, or one that reads pieces and ends its strings itself."""
     return (
-        told
-        if request.param == "told"
-        else str(tiny_checkpoint(tmp_path_factory.mktemp("itself"), **PIECES))
+        length_conditioned
+        if request.param == "length_conditioned"
+        else str(tiny_checkpoint(tmp_path_factory.mktemp("self_ending"), **PIECES))
     )
 
 
@@ -54,7 +56,7 @@ def rows(capsys: pytest.CaptureFixture[str], *argv: str) -> list[dict[str, Any]]
 @pytest.mark.parametrize(
     "given", [GENERATE, (*GENERATE[:-1], "--sampler", "maskgit", "--checkpoint"), COMPLETE]
 )
-def test_stop_texts_on_the_command_line(
+def test_stop_flag_cuts_every_kind_of_output(
     capsys: pytest.CaptureFixture[str], checkpoint: str, given: tuple[str, ...]
 ) -> None:
     """In the objects, in the columns, and in the stream."""
@@ -97,7 +99,7 @@ def test_stop_texts_on_the_command_line(
 
 
 @pytest.mark.parametrize("given", [GENERATE, COMPLETE])
-def test_every_reason_on_the_command_line(
+def test_every_finish_reason_is_reported(
     capsys: pytest.CaptureFixture[str], checkpoint: str, given: tuple[str, ...]
 ) -> None:
     flags = (
@@ -123,7 +125,7 @@ def test_every_reason_on_the_command_line(
         assert row["finish_reason"] in ("length", "eos")
 
 
-def test_the_first_complete_string_on_the_command_line(
+def test_first_complete_string_ends_the_output(
     capsys: pytest.CaptureFixture[str], checkpoint: str
 ) -> None:
     language, changed = make_language(LanguageConfig()), 0
@@ -141,7 +143,7 @@ def test_the_first_complete_string_on_the_command_line(
     assert changed >= 2
 
 
-def test_a_settings_file_with_flags_on_top(
+def test_flags_override_a_settings_file(
     capsys: pytest.CaptureFixture[str], checkpoint: str, tmp_path: Path
 ) -> None:
     path = tmp_path / "decode.yaml"
@@ -162,7 +164,7 @@ def test_a_settings_file_with_flags_on_top(
 
 
 @pytest.mark.parametrize(
-    "text, said",
+    "text, message",
     [
         ("stpo: x", "unknown key 'stpo'; the nearest valid one is 'stop'"),
         (
@@ -191,22 +193,26 @@ def test_a_settings_file_with_flags_on_top(
         ("stop: ['']", "stop is an empty text"),
     ],
 )
-def test_bad_settings_files(
-    capsys: pytest.CaptureFixture[str], told: str, tmp_path: Path, text: str, said: str
+def test_bad_settings_files_are_refused(
+    capsys: pytest.CaptureFixture[str],
+    length_conditioned: str,
+    tmp_path: Path,
+    text: str,
+    message: str,
 ) -> None:
     path = tmp_path / "bad.yaml"
     path.write_text(text)
     status, out, err = run_command(
-        capsys, "complete", "(", "--config", str(path), "--checkpoint", told
+        capsys, "complete", "(", "--config", str(path), "--checkpoint", length_conditioned
     )
     assert (status, out, err.count("\n")) == (2, "", 1)
-    assert said in err
-    if "empty" not in said:
+    assert message in err
+    if "empty" not in message:
         with pytest.raises(ConfigError):
             load_decoding(path)
 
 
-def test_settings_files_by_section_or_not(tmp_path: Path) -> None:
+def test_settings_files_with_and_without_sections_are_equal(tmp_path: Path) -> None:
     path = tmp_path / "decode.yaml"
     for text in (
         "stop: [a, '5']\ntop_p: 0.5\nsampler: hybrid\ncontrol:\n",
@@ -228,7 +234,7 @@ def test_settings_files_by_section_or_not(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "argv, said",
+    "argv, message",
     [
         (["--stop", ""], "give one or more characters"),
         (["--stop_token", "++"], "is no token of the model; the nearest is"),
@@ -239,24 +245,26 @@ def test_settings_files_by_section_or_not(tmp_path: Path) -> None:
         (["--no_repeat_ngrams", "2"], "the nearest valid one is --no_repeat_ngram"),
     ],
 )
-def test_bad_controls_are_one_line(
-    capsys: pytest.CaptureFixture[str], told: str, argv: list[str], said: str
+def test_bad_control_flags_give_one_line(
+    capsys: pytest.CaptureFixture[str], length_conditioned: str, argv: list[str], message: str
 ) -> None:
     for given in (GENERATE, COMPLETE):
-        status, out, err = run_command(capsys, *given, told, *argv)
+        status, out, err = run_command(capsys, *given, length_conditioned, *argv)
         assert (status, out, err.count("\n")) == (2, "", 1)
-        assert said in err
+        assert message in err
 
 
-def test_what_needs_a_whole_string_is_no_stream(
-    capsys: pytest.CaptureFixture[str], told: str, tmp_path: Path
+def test_stream_refuses_controls_that_need_the_whole_string(
+    capsys: pytest.CaptureFixture[str], length_conditioned: str, tmp_path: Path
 ) -> None:
     (tmp_path / "first.yaml").write_text("first_complete: true")
     for how in (["--first_complete"], ["--config", str(tmp_path / "first.yaml")]):
-        status, out, err = run_command(capsys, *COMPLETE, told, "--stream", *how)
+        status, out, err = run_command(capsys, *COMPLETE, length_conditioned, "--stream", *how)
         assert (status, out, err.count("\n")) == (2, "", 1)
         assert "--first_complete needs a whole string" in err
     off = ("--config", str(tmp_path / "first.yaml"), "--no_first_complete")
-    assert run_command(capsys, *COMPLETE, told, "--stream", *off)[0] == 0
-    status, _, err = run_command(capsys, *GENERATE, told, "--sampler", "coupled", "--top_k", "3")
+    assert run_command(capsys, *COMPLETE, length_conditioned, "--stream", *off)[0] == 0
+    status, _, err = run_command(
+        capsys, *GENERATE, length_conditioned, "--sampler", "coupled", "--top_k", "3"
+    )
     assert (status, err.count("\n")) == (2, 1)

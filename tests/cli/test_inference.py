@@ -39,7 +39,7 @@ def run_main(capsys: pytest.CaptureFixture[str], *argv: str) -> tuple[int, str, 
     return status, out, err
 
 
-def test_generate_json(capsys: pytest.CaptureFixture[str], checkpoint: str) -> None:
+def test_generate_prints_json_objects(capsys: pytest.CaptureFixture[str], checkpoint: str) -> None:
     argv = [
         "generate",
         "--num",
@@ -62,7 +62,7 @@ def test_generate_json(capsys: pytest.CaptureFixture[str], checkpoint: str) -> N
     assert run_main(capsys, *argv)[1] == out
 
 
-def test_text_columns(capsys: pytest.CaptureFixture[str], checkpoint: str) -> None:
+def test_generate_prints_text_columns(capsys: pytest.CaptureFixture[str], checkpoint: str) -> None:
     status, out, _ = run_main(capsys, "repair", GOOD, "--sigma", "1e-6", "--checkpoint", checkpoint)
     text, verdict, score, evaluations = out.rstrip("\n").split("\t")
     assert (status, text, verdict) == (0, GOOD, "holds")
@@ -74,7 +74,7 @@ def test_text_columns(capsys: pytest.CaptureFixture[str], checkpoint: str) -> No
     assert " " in out.split("\t")[0]
 
 
-def test_edit_flags(capsys: pytest.CaptureFixture[str], checkpoint: str) -> None:
+def test_edit_accepts_its_flags(capsys: pytest.CaptureFixture[str], checkpoint: str) -> None:
     status, out, _ = run_main(
         capsys, "edit", GOOD, "--mask", "3:5", "--mask", "12", "--json", "--checkpoint", checkpoint
     )
@@ -82,7 +82,9 @@ def test_edit_flags(capsys: pytest.CaptureFixture[str], checkpoint: str) -> None
     assert (status, text[:3], text[5:12]) == (0, GOOD[:3], GOOD[5:12])
 
 
-def test_grammar_flag_of_every_verb(capsys: pytest.CaptureFixture[str], checkpoint: str) -> None:
+def test_every_verb_accepts_the_grammar_flag(
+    capsys: pytest.CaptureFixture[str], checkpoint: str
+) -> None:
     for verb, *given in (
         ("generate", "--num", "5", "--sampler", "maskgit", "--steps", "1"),
         ("edit", "(+?(*24))=1?"),
@@ -103,7 +105,7 @@ def test_grammar_flag_of_every_verb(capsys: pytest.CaptureFixture[str], checkpoi
     assert "symbol 8 cannot be '='" in err
 
 
-def test_a_question_mark_that_is_a_symbol_is_not_taken_for_a_blank(
+def test_a_question_mark_that_is_a_symbol_is_not_read_as_a_blank(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     shipped = str(CHECKPOINTS / "json.pt")
@@ -115,7 +117,9 @@ def test_a_question_mark_that_is_a_symbol_is_not_taken_for_a_blank(
     assert out.startswith("[1,2]\t")
 
 
-def test_edit_what_holds(capsys: pytest.CaptureFixture[str], checkpoint: str) -> None:
+def test_edit_with_holds_gives_true_strings(
+    capsys: pytest.CaptureFixture[str], checkpoint: str
+) -> None:
     status, out, err = run_main(
         capsys, "edit", "(+?(*24))=1?", "(+75)=1?", "--holds", "--json", "--checkpoint", checkpoint
     )
@@ -170,7 +174,7 @@ def test_edit_replaces_a_span(capsys: pytest.CaptureFixture[str], checkpoint: st
     assert "12:14 does not fit a text of 13 symbols" in err
 
 
-def test_repair_with_alternatives_and_edits(
+def test_repair_prints_alternatives_and_edits(
     capsys: pytest.CaptureFixture[str], checkpoint: str
 ) -> None:
     flags = ["--holds", "--top", "3", "--certain", "0:3", "--beam", "4", "--checkpoint", checkpoint]
@@ -200,7 +204,7 @@ def test_repair_with_alternatives_and_edits(
 
 
 @pytest.mark.parametrize("verb", ["repair", "edit"])
-def test_a_batch_with_bad_lines(
+def test_a_batch_with_bad_lines_answers_the_others(
     capsys: pytest.CaptureFixture[str], checkpoint: str, tmp_path: Path, verb: str
 ) -> None:
     path = tmp_path / "in.txt"
@@ -259,7 +263,7 @@ def test_a_bad_argument_does_not_stop_the_others(
         ([], "VERB"),
     ],
 )
-def test_bad_requests(
+def test_bad_requests_are_refused(
     capsys: pytest.CaptureFixture[str], checkpoint: str, argv: list[str], message: str
 ) -> None:
     extra = ["--checkpoint", checkpoint] if argv and argv[0] != "repare" else []
@@ -268,14 +272,14 @@ def test_bad_requests(
     assert message in err
 
 
-def test_bad_checkpoints(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_bad_checkpoints_are_refused(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     (tmp_path / "bad.pt").write_bytes(b"junk")
     for path in (tmp_path / "bad.pt", tmp_path / "none.pt", tmp_path):
         status, out, err = run_main(capsys, "generate", "--checkpoint", str(path))
         assert (status, out, err.count("\n")) == (2, "", 1)
 
 
-def test_help_names_every_sampler_setting(capsys: pytest.CaptureFixture[str]) -> None:
+def test_help_lists_every_sampler_setting(capsys: pytest.CaptureFixture[str]) -> None:
     status, out, _ = run_main(capsys, "generate", "--help")
     assert status == 0
     for flag in (
@@ -305,7 +309,7 @@ def command(checkpoint: str, *argv: str) -> list[str]:
     ]
 
 
-def test_standard_input_in_a_second_process(checkpoint: str) -> None:
+def test_second_process_reads_standard_input(checkpoint: str) -> None:
     done = subprocess.run(
         command(checkpoint, "edit", "--input", "-", "--json"),
         input=b"(+??)=12\nbad\n",
@@ -316,7 +320,7 @@ def test_standard_input_in_a_second_process(checkpoint: str) -> None:
     assert (done.returncode, len(rows), done.stderr) == (2, 2, b"")
 
 
-def test_closed_pipe_in_a_second_process(checkpoint: str) -> None:
+def test_second_process_with_a_closed_pipe_ends_quietly(checkpoint: str) -> None:
     with subprocess.Popen(
         command(checkpoint, "generate", "--num", "2000", "--steps", "1", "--json"),
         stdout=subprocess.PIPE,
@@ -331,7 +335,7 @@ def test_closed_pipe_in_a_second_process(checkpoint: str) -> None:
     assert err == b""
 
 
-def test_full_disk_in_a_second_process(checkpoint: str) -> None:
+def test_second_process_reports_a_full_disk(checkpoint: str) -> None:
     if not Path("/dev/full").exists():
         pytest.skip("no /dev/full on this system")
     with open("/dev/full", "w") as full:

@@ -1,4 +1,4 @@
-"""Lines: read in chunks they are those of the whole text, and only CR and LF end them."""
+"""Lines read in chunks equal those of the whole text; only CR and LF end a line."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ LONGEST = 12  # bytes of a line
 
 
 class Chunks(io.BytesIO):
-    """A file that gives at most `size` bytes a read."""
+    """A file that returns at most `size` bytes per read."""
 
     size = 1
 
@@ -44,16 +44,15 @@ class Chunks(io.BytesIO):
 
 
 def universal(text: str) -> list[str]:
-    """The lines as Python's own reader of text files has them."""
+    """Return the lines that Python's text-file reader gives."""
     return [
         line.removesuffix("\n")
         for line in io.TextIOWrapper(io.BytesIO(text.encode()), "utf-8", newline=None)
     ]
 
 
-def whole(data: bytes) -> list[str | None]:
-    """The lines of the whole, by the method of bytes, which knows CR, LF and CRLF alone; None for a
-    bad one."""
+def lines_by_bytes(data: bytes) -> list[str | None]:
+    """Return lines by `bytes.splitlines`, which splits at CR, LF, CRLF; None for a bad one."""
     found: list[str | None] = []
     for number, raw in enumerate(data.splitlines()):
         text = raw.removeprefix(b"\xef\xbb\xbf") if number == 0 else raw
@@ -78,8 +77,8 @@ def in_chunks(data: bytes, rng: random.Random) -> list[Line]:
 
 
 @both_seeds
-def test_lines_are_those_of_universal_newlines(seed: int) -> None:
-    """Differential against `io.TextIOWrapper(newline=None)`, with every size of chunk."""
+def test_lines_equal_those_of_universal_newlines(seed: int) -> None:
+    """Compare with `io.TextIOWrapper(newline=None)` for every chunk size."""
     for rng in cases(3000, seed, 1.0):
         text = "".join(
             rng.choice("a\n\r\r\n\u2028\x85\x0b\x0c\x1c é") for _ in range(rng.randrange(14))
@@ -92,7 +91,7 @@ def test_lines_are_those_of_universal_newlines(seed: int) -> None:
 
 
 @both_seeds
-def test_long_lines_are_errors_in_their_place(seed: int) -> None:
+def test_long_lines_give_errors_in_their_position(seed: int) -> None:
     for rng in cases(500, seed, 1.0):
         text = "".join(rng.choice("aaaa\r\n") for _ in range(rng.randrange(30)))
         file = Chunks(text.encode())
@@ -107,7 +106,7 @@ def test_unicode_separators_and_form_feeds_are_text(tmp_path: Path) -> None:
 
 
 def test_a_pipe_is_answered_line_by_line() -> None:
-    """A line is there before the writer goes on, whichever of the three ends it has."""
+    """A line is yielded before the writer continues, for all three line ends."""
     reading = "for line in open_lines('-'): print(repr(line), flush=True)"
     program = f"from maskdiff.utils.lines import open_lines\n{reading}"
     environment = {**os.environ, "PYTHONPATH": str(Path(cli.__file__).parents[1])}
@@ -126,18 +125,20 @@ def test_a_pipe_is_answered_line_by_line() -> None:
 
 
 @both_seeds
-def test_chunks_make_no_difference(monkeypatch: pytest.MonkeyPatch, seed: int) -> None:
-    """CR, LF and CR LF are equal wherever chunks are cut, also around lines that are errors."""
+def test_chunk_size_does_not_change_the_lines(monkeypatch: pytest.MonkeyPatch, seed: int) -> None:
+    """CR, LF and CR LF are equal for any chunk boundary, also around lines that are errors."""
     for rng in cases(3000, seed, 2.0):
         data = b"".join(rng.choice(PIECES) for _ in range(rng.randrange(25)))
         if rng.random() < 0.3:
             data = b"\xef\xbb\xbf" + data
-        assert plain(in_chunks(data, rng)) == whole(data), data
+        assert plain(in_chunks(data, rng)) == lines_by_bytes(data), data
         monkeypatch.setattr(lines, "CHUNK", rng.choice([1, 2, 7, 100]))
-        assert plain(list(LineReader(io.BytesIO(data), longest=LONGEST))) == whole(data), data
+        assert plain(list(LineReader(io.BytesIO(data), longest=LONGEST))) == lines_by_bytes(data), (
+            data
+        )
 
 
-def test_a_line_that_ends_with_cr_is_there_before_the_next_byte() -> None:
+def test_a_line_that_ends_with_cr_is_yielded_before_the_next_byte() -> None:
     splitter = Splitter()
     assert splitter.feed(b"one\r") == ["one"]
     assert splitter.feed(b"\n") == []
@@ -157,9 +158,8 @@ def test_an_unfinished_line_is_bounded() -> None:
     assert after == "ok"
 
 
-def test_a_pipe_is_read_as_it_fills() -> None:
-    """A reader waits for one line alone, and takes what else is there; it never waits for a full
-    batch."""
+def test_a_pipe_is_read_as_data_arrives() -> None:
+    """A reader waits for one line, takes all available lines, and never waits for a full batch."""
     reading, writing = os.pipe()
     with open(reading, "rb") as file, open(writing, "wb", buffering=0) as out:
         reader = LineReader(file)
@@ -174,7 +174,7 @@ def test_a_pipe_is_read_as_it_fills() -> None:
         assert reader.take(10) == []
 
 
-def test_a_file_fills_its_batches(tmp_path: Path) -> None:
+def test_a_file_gives_full_batches(tmp_path: Path) -> None:
     path = tmp_path / "in"
     path.write_bytes(b"".join(b"%d\n" % i for i in range(50_000)))
     reader = open_lines(str(path))
@@ -185,7 +185,7 @@ def test_a_file_fills_its_batches(tmp_path: Path) -> None:
     assert sizes == [1000] * 50
 
 
-def test_lines_are_counted_where_they_can_be(tmp_path: Path) -> None:
+def test_lines_are_counted_in_regular_files_only(tmp_path: Path) -> None:
     path = tmp_path / "in"
     path.write_bytes(b"a\rb\r\nc\n\nd")
     assert count_lines(str(path)) == 5

@@ -21,7 +21,15 @@ from maskdiff.stepwise import backends
 from maskdiff.stepwise.protocol import Capabilities, StepBackend
 from tests.helpers.paths import CHECKPOINTS, REPOSITORY
 from tests.helpers.step_trees import read, value_of
-from tests.helpers.stepwise import STEPS, Scripted, payload, problems, said, solve, solver_script
+from tests.helpers.stepwise import (
+    STEPS,
+    Scripted,
+    make_candidate,
+    payload,
+    problems,
+    solve,
+    solver_script,
+)
 
 FIELDS = {
     "schema", "verb", "index", "input", "text", "answer", "correct", "first_wrong", "steps",
@@ -52,14 +60,14 @@ def run(
 
 
 @pytest.fixture
-def knowing(monkeypatch: pytest.MonkeyPatch) -> Scripted:
-    """A backend that knows the answers, instead of the checkpoint's; candidate 1 is wrong."""
+def scripted_backend(monkeypatch: pytest.MonkeyPatch) -> Scripted:
+    """Replace the checkpoint's backend by one that knows the answers; candidate 1 is wrong."""
     backend = Scripted(solver_script(lambda request, number: number == 1))
     monkeypatch.setattr(backends, "make_backend", lambda *_: backend)
     return backend
 
 
-def test_text(capsys: pytest.CaptureFixture[str], folder: Path) -> None:
+def test_solve_prints_text_columns(capsys: pytest.CaptureFixture[str], folder: Path) -> None:
     status, out, err = run(capsys, folder, GOOD, EASY, *FEW)
     rows = [line.split("\t") for line in out.splitlines()]
     assert (status, err, [row[0] for row in rows]) == (0, "", [GOOD, EASY])
@@ -67,18 +75,20 @@ def test_text(capsys: pytest.CaptureFixture[str], folder: Path) -> None:
     assert run(capsys, folder, GOOD, EASY, *FEW)[1] == out
 
 
-def test_what_is_right(capsys: pytest.CaptureFixture[str], folder: Path, knowing: Scripted) -> None:
-    """Text and JSON of answers that are right, and of one that is not."""
+def test_solve_reports_correct_and_wrong_answers(
+    capsys: pytest.CaptureFixture[str], folder: Path, scripted_backend: Scripted
+) -> None:
+    """Check text and JSON of correct answers and of a wrong one."""
     status, out, _ = run(
         capsys, folder, GOOD, EASY, "--strategy", "every-step", "--scorer", "checker"
     )
     assert (status, out) == (0, f"{GOOD}\t11\tcorrect\tend\t8\n{EASY}\t5\tcorrect\tend\t4\n")
-    knowing.script = lambda request, number: said("12")
+    scripted_backend.script = lambda request, number: make_candidate("12")
     assert (
         run(capsys, folder, GOOD, "--strategy", "greedy")[1]
         == f"{GOOD}\t12\twrong (step 1)\tend\t1\n"
     )
-    knowing.script = lambda request, number: said("(+ 3")
+    scripted_backend.script = lambda request, number: make_candidate("(+ 3")
     assert (
         run(capsys, folder, GOOD, "--strategy", "greedy")[1] == f"{GOOD}\t'(+ 3'\twrong\tend\t1\n"
     )
@@ -88,7 +98,7 @@ def test_what_is_right(capsys: pytest.CaptureFixture[str], folder: Path, knowing
     "strategy", ["greedy", "sample", "every-step", "adaptive", "random", "best-of-n"]
 )
 @pytest.mark.parametrize("backend", ["causal", "blocks"])
-def test_json(
+def test_solve_prints_json_objects(
     capsys: pytest.CaptureFixture[str], folder: Path, strategy: str, backend: str
 ) -> None:
     given = [*problems(2), EASY]
@@ -141,8 +151,10 @@ def test_json(
     )
 
 
-def test_show(capsys: pytest.CaptureFixture[str], folder: Path, knowing: Scripted) -> None:
-    knowing.script = solver_script(lambda request, number: number in (0, 2))
+def test_show_prints_the_steps_and_candidates(
+    capsys: pytest.CaptureFixture[str], folder: Path, scripted_backend: Scripted
+) -> None:
+    scripted_backend.script = solver_script(lambda request, number: number in (0, 2))
     flags = ("--strategy", "every-step", "--scorer", "checker", "--show")
     status, out, _ = run(capsys, folder, GOOD, *flags)
     assert status == 0
@@ -174,7 +186,7 @@ def test_show(capsys: pytest.CaptureFixture[str], folder: Path, knowing: Scripte
     ]  # what the momentum uncertainty was before it
 
 
-def test_a_bad_line_is_told_in_its_place(
+def test_a_bad_line_is_reported_in_its_position(
     capsys: pytest.CaptureFixture[str], folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     lines = f"{GOOD}\n(+ 1 x)\n\n{EASY}\r\n".encode() + b"\xff\n" + GOOD.encode()
@@ -211,8 +223,8 @@ def test_a_bad_line_is_told_in_its_place(
     ]
 
 
-def test_input_from_a_file_and_beside_arguments(
-    capsys: pytest.CaptureFixture[str], folder: Path, tmp_path: Path, knowing: Scripted
+def test_solve_reads_a_file_and_arguments(
+    capsys: pytest.CaptureFixture[str], folder: Path, tmp_path: Path, scripted_backend: Scripted
 ) -> None:
     (tmp_path / "problems.txt").write_text(f"{EASY}\n")
     status, out, _ = run(
@@ -256,7 +268,7 @@ def test_input_from_a_file_and_beside_arguments(
         (["--backend", "hugging-face"], "steps.pt", ["--model"]),
     ],
 )
-def test_refusals(
+def test_bad_flags_are_refused(
     capsys: pytest.CaptureFixture[str],
     folder: Path,
     flags: list[str],
@@ -269,15 +281,17 @@ def test_refusals(
 
 
 @pytest.mark.parametrize("name", ["best.pt", "json.pt"])
-def test_a_checkpoint_of_another_language(capsys: pytest.CaptureFixture[str], name: str) -> None:
-    """The arithmetic one gets its lengths, too: the error names its missing steps first."""
+def test_a_checkpoint_of_another_language_is_refused(
+    capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    """The arithmetic checkpoint is length-conditioned, too; the error names missing steps first."""
     status, out, err = run(capsys, CHECKPOINTS, GOOD, checkpoint=name)
     assert (status, out, err.count("\n")) == (2, "", 1)
     assert "no language of problems and steps" in err
     assert "arithmetic-steps" in err
 
 
-def test_probe(
+def test_probe_prints_its_verdict(
     capsys: pytest.CaptureFixture[str], folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     status, out, err = run(capsys, folder, "--probe")
@@ -298,7 +312,7 @@ def test_probe(
 
     def writes(request, number):  # type: ignore[no-untyped-def]
         rest = ">".join(solve(request.prompt[:-1]))
-        return said(rest[len(request.answer) :] if goes_on else rest, finish="end")
+        return make_candidate(rest[len(request.answer) :] if goes_on else rest, finish="end")
 
     backend = Scripted(writes, doubtful)
     monkeypatch.setattr(backends, "make_backend", lambda *_: backend)
@@ -328,7 +342,7 @@ def test_probe(
     assert "does not go on from a partial answer: best-of-n instead" in err
 
 
-def test_backends_by_name() -> None:
+def test_backends_are_made_by_name() -> None:
     for name in ("causal", "blocks"):
         with pytest.raises(ConfigError, match="--checkpoint"):
             backends.make_backend(BackendConfig(backend=name))
@@ -338,13 +352,13 @@ def test_backends_by_name() -> None:
     assert generator.capabilities.chat
 
 
-def test_names_of_the_command() -> None:
+def test_command_has_local_backends_and_a_default_checkpoint() -> None:
     assert set(solve_command.OURS) == {"causal", "blocks"}
     assert solve_command.CHECKPOINT == "arithmetic-steps.pt"
 
 
 def test_a_closed_pipe_ends_quietly(folder: Path, tmp_path: Path) -> None:
-    """In a second process, whose reader leaves after the first of many answers."""
+    """A second process ends quietly if its reader closes the pipe after the first answer."""
     (tmp_path / "many.txt").write_text(f"{EASY}\n" * 3000)
     ours = [
         sys.executable,

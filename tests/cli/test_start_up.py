@@ -1,4 +1,4 @@
-"""Programs import only what they need: nothing heavy for `--help`, and little for a repair."""
+"""Start-up imports: no heavy module for `--help`, and few modules for a repair."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def test_help_imports_neither_torch_nor_numpy(module: str) -> None:
     assert not {"torch", "numpy"} & modules_after(module, "--help")
 
 
-def test_a_repair_imports_nothing_that_it_does_not_use() -> None:
+def test_repair_imports_only_the_modules_it_uses() -> None:
     loaded = modules_after("maskdiff.cli.inference", "repair", "(1+2=3")
     assert "maskdiff.tasks.repairing" in loaded
     assert not loaded & set(UNUSED)

@@ -1,5 +1,4 @@
-"""Batches of `--input`: what they are not to change, when answers appear, and how long they may
-take."""
+"""Batches of `--input`: unchanged results, time of output, and time limits."""
 
 from __future__ import annotations
 
@@ -87,10 +86,10 @@ VERBS: dict[str, tuple[list[str], Callable[[Loaded, list[str]], list[tasks.Resul
 
 
 @pytest.mark.parametrize("verb", VERBS)
-def test_batches_change_no_result(
+def test_batch_size_does_not_change_the_results(
     capsys: pytest.CaptureFixture[str], checkpoint: str, loaded: Loaded, tmp_path: Path, verb: str
 ) -> None:
-    """What the lines of a file get is what one call over all of them gives, bad ones among them."""
+    """Results of the lines of a file equal those of one call over all lines, with bad lines."""
     texts = [f"(+{i % 10}{i // 10})={i:02d}" for i in range(21)]
     if verb != "complete":
         texts[4], texts[13] = "bad", ""
@@ -106,11 +105,10 @@ def test_batches_change_no_result(
 
 
 @pytest.mark.parametrize("verb", ["edit", "draft", "complete"])
-def test_equal_lines_have_equal_answers_and_leave_others_alone(
+def test_equal_lines_have_equal_answers_and_do_not_change_others(
     capsys: pytest.CaptureFixture[str], checkpoint: str, tmp_path: Path, verb: str
 ) -> None:
-    """The answers of the first of them, whatever is drawn; all other lines have what they had
-    without a repeat."""
+    """Repeated lines have the answers of the first; other lines have those without a repeat."""
     texts = [f"(+{i}{i + 1})=1{i}" for i in range(8)]
     (tmp_path / "apart").write_text("\n".join(texts) + "\n")
     repeated = [texts[0], texts[1], texts[1], texts[3], texts[0], texts[5], texts[3], texts[7]]
@@ -130,7 +128,7 @@ def test_equal_lines_have_equal_answers_and_leave_others_alone(
 def test_a_repeated_stream_shows_its_characters(
     capsys: pytest.CaptureFixture[str], checkpoint: str
 ) -> None:
-    """With --stream an equal string is not drawn again, and is printed all the same."""
+    """With --stream an equal string is printed again without another draw."""
     argv = ["complete", "(+", "(+", "--num", "2", "--stream", "--checkpoint", checkpoint]
     assert run_cli(inference.main, argv) == 0
     lines = capsys.readouterr().out.splitlines()
@@ -184,8 +182,10 @@ def started(checkpoint: str, *argv: str) -> subprocess.Popen[str]:
 
 
 def test_a_slow_producer_is_answered_line_by_line_and_interrupted(checkpoint: str) -> None:
-    """Every answer is there before the next line is written; Ctrl-C then leaves what is done, and
-    one line."""
+    """Every answer appears before the next line is written.
+
+    Ctrl-C then keeps the finished answers and prints one line.
+    """
     with started(checkpoint, "repair", "--input", "-", "--beam", "2", "--json") as process:
         assert process.stdin is not None
         assert process.stdout is not None
@@ -216,7 +216,7 @@ def test_a_reader_that_leaves_ends_a_batch_quietly(checkpoint: str, tmp_path: Pa
 
 
 class Steps:
-    """A clock that goes on by a second whenever it is read."""
+    """A clock that advances by a second at every read."""
 
     def __init__(self) -> None:
         self.now = 0.0
@@ -245,9 +245,13 @@ TIMED: dict[str, Callable[[Loaded], list[tasks.Result]]] = {
 
 @pytest.mark.parametrize("verb", TIMED)
 @both_seeds
-def test_whenever_the_time_is_up(loaded: Loaded, verb: str, seed: int) -> None:
-    """After any number of steps there is an honest result, or TimedOut; with time enough what there
-    is without a limit."""
+def test_a_time_limit_at_any_moment_keeps_finished_results(
+    loaded: Loaded, verb: str, seed: int
+) -> None:
+    """A time limit gives a valid result or `TimedOut`.
+
+    With enough time the result equals that without a limit.
+    """
     call = TIMED[verb]
     whole, clock = call(loaded), Steps()
     with loaded.denoiser.until(Deadline(1e9, clock=clock)):
@@ -278,8 +282,8 @@ def test_whenever_the_time_is_up(loaded: Loaded, verb: str, seed: int) -> None:
                 assert result.finish_reason == "timeout"
 
 
-def test_candidates_end_with_the_last_draw_that_is_whole() -> None:
-    """At any deadline an invalid answer is the one of so many candidates without a limit."""
+def test_candidates_end_with_the_last_complete_draw() -> None:
+    """At any deadline an invalid answer equals that of fewer candidates without a limit."""
     loaded = tiny_loaded()
 
     def drawn(candidates: int) -> list[tasks.Result]:
@@ -306,8 +310,8 @@ def test_candidates_end_with_the_last_draw_that_is_whole() -> None:
 
 
 @pytest.mark.parametrize("verb", ["edit", "draft", "rewrite"])
-def test_a_source_goes_on_where_the_last_call_ended(loaded: Loaded, verb: str) -> None:
-    """Texts of several calls have the keys that they have in one; what is no source is refused."""
+def test_a_source_continues_where_the_last_call_ended(loaded: Loaded, verb: str) -> None:
+    """Texts of several calls have the keys of one call; other values are refused as a source."""
     calls: dict[str, Callable[..., list[tasks.Result]]] = {
         "edit": functools.partial(tasks.edit, loaded, sampler=SAMPLER, masks=[(1, 4)]),
         "draft": functools.partial(tasks.repair, loaded, method="draft"),
@@ -326,9 +330,8 @@ def test_a_source_goes_on_where_the_last_call_ended(loaded: Loaded, verb: str) -
         call(texts, seed=source)
 
 
-def test_a_completion_under_way_ends_where_it_is() -> None:
-    """The strings so far are given, and begin as they should; others that were not begun are
-    not."""
+def test_a_time_limit_ends_a_completion_at_its_current_token() -> None:
+    """Unfinished strings are returned with their prefix; strings not started are not returned."""
     loaded = tiny_loaded()
     ends = set()
     for given in range(3, 40, 4):
@@ -354,10 +357,10 @@ def test_a_completion_under_way_ends_where_it_is() -> None:
         ["complete", "(+", "--suffix", "=45"],
     ],
 )
-def test_the_door_says_so(
+def test_the_command_reports_a_time_limit(
     capsys: pytest.CaptureFixture[str], checkpoint: str, argv: list[str]
 ) -> None:
-    """Status 124 unless something is bad, one line a string, and a reason of its own in JSON."""
+    """Exit status is 124 without bad input; JSON rows have the finish reason `timeout`."""
     bad = "bad" in argv
     found = rows(capsys, checkpoint, *argv, "--timeout", "0.000001", status=2 if bad else 124)
     assert [row["finish_reason"] for row in found] == (
@@ -374,7 +377,7 @@ def test_the_door_says_so(
 
 
 @pytest.mark.parametrize("limit", ["0", "-1", "nan", "inf", "1e9", "x", ""])
-def test_time_limits_out_of_range(
+def test_time_limits_out_of_range_are_refused(
     capsys: pytest.CaptureFixture[str], checkpoint: str, limit: str
 ) -> None:
     assert (

@@ -16,14 +16,14 @@ from tests.helpers.paths import REPOSITORY
 
 
 @pytest.fixture(autouse=True)
-def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty working folder, so that a run that starts by mistake shows as files."""
+def empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Change to an empty folder, in which a run started by mistake would create files."""
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
 
 def refused(capsys: pytest.CaptureFixture[str], folder: Path, *argv: str) -> str:
-    """The one line of the error for `argv`."""
+    """Return the one-line error for `argv`."""
     before = sorted(folder.rglob("*"))
     assert run_cli(train_universal.main, list(argv)) == 2
     out, err = capsys.readouterr()
@@ -57,10 +57,10 @@ def refused(capsys: pytest.CaptureFixture[str], folder: Path, *argv: str) -> str
         (["--config", "none.yaml"], "cannot read configuration 'none.yaml': No such file"),
     ],
 )  # fmt: skip
-def test_bad_flags(
-    capsys: pytest.CaptureFixture[str], elsewhere: Path, argv: list[str], message: str
+def test_bad_flags_are_refused(
+    capsys: pytest.CaptureFixture[str], empty_folder: Path, argv: list[str], message: str
 ) -> None:
-    assert message in refused(capsys, elsewhere, *argv)
+    assert message in refused(capsys, empty_folder, *argv)
 
 
 @pytest.mark.parametrize(
@@ -74,11 +74,11 @@ def test_bad_flags(
         ("extends: bad.yaml", "extends itself"),
     ],
 )
-def test_bad_files(
-    capsys: pytest.CaptureFixture[str], elsewhere: Path, text: str, message: str
+def test_bad_files_are_refused(
+    capsys: pytest.CaptureFixture[str], empty_folder: Path, text: str, message: str
 ) -> None:
-    (elsewhere / "bad.yaml").write_text(text)
-    line = refused(capsys, elsewhere, "--config", "bad.yaml")
+    (empty_folder / "bad.yaml").write_text(text)
+    line = refused(capsys, empty_folder, "--config", "bad.yaml")
     assert message in line
     assert "bad.yaml" in line
 
@@ -90,43 +90,43 @@ TINY = [
 ]  # fmt: skip
 
 
-def test_bad_languages(capsys: pytest.CaptureFixture[str], elsewhere: Path) -> None:
+def test_bad_languages_are_refused(capsys: pytest.CaptureFixture[str], empty_folder: Path) -> None:
     assert "language 'arithmetics' is unknown" in refused(
-        capsys, elsewhere, "--language", "arithmetics"
+        capsys, empty_folder, "--language", "arithmetics"
     )
     assert "language 'no/folder' is no folder" in refused(
-        capsys, elsewhere, "--language", "no/folder"
+        capsys, empty_folder, "--language", "no/folder"
     )
-    (elsewhere / "own").mkdir()
-    assert "own/corpus.txt" in refused(capsys, elsewhere, "--language", "own")
-    (elsewhere / "own/corpus.txt").write_text("ab\nabb\nb\nba\n")
-    (elsewhere / "own/grammar.lark").write_text('start: "a" /b+/\n')
-    line = refused(capsys, elsewhere, "--language", "own")
+    (empty_folder / "own").mkdir()
+    assert "own/corpus.txt" in refused(capsys, empty_folder, "--language", "own")
+    (empty_folder / "own/corpus.txt").write_text("ab\nabb\nb\nba\n")
+    (empty_folder / "own/grammar.lark").write_text('start: "a" /b+/\n')
+    line = refused(capsys, empty_folder, "--language", "own")
     assert (
         "2 of 4 lines are invalid by grammar.lark: line 3 'b', line 4 'ba'; correct or remove them"
         in line
     )
     assert "falls into the validation split" in refused(
-        capsys, elsewhere, *TINY, "--language", "own", "--skip_invalid"
+        capsys, empty_folder, *TINY, "--language", "own", "--skip_invalid"
     )
-    (elsewhere / "own/grammar.lark").write_text("start: a\n")
-    assert "own/grammar.lark" in refused(capsys, elsewhere, "--language", "own")
-    (elsewhere / "own/grammar.lark").write_text(
+    (empty_folder / "own/grammar.lark").write_text("start: a\n")
+    assert "own/grammar.lark" in refused(capsys, empty_folder, "--language", "own")
+    (empty_folder / "own/grammar.lark").write_text(
         "\n".join(f'start{i or ""}: "a" start{i + 1}' for i in range(10_000))
         + '\nstart10000: "a"\n'
     )
-    assert "at most 2000 rules" in refused(capsys, elsewhere, "--language", "own")
+    assert "at most 2000 rules" in refused(capsys, empty_folder, "--language", "own")
 
 
 def trained(capsys: pytest.CaptureFixture[str], *argv: str) -> tuple[str, str]:
-    """Output and error output of a run that succeeds."""
+    """Return stdout and stderr of a successful run."""
     assert run_cli(train_universal.main, list(argv)) == 0
     out, err = capsys.readouterr()
     return out, err
 
 
-def test_flags_of_a_resumed_run_go_on_top_of_its_own_configuration(
-    capsys: pytest.CaptureFixture[str], elsewhere: Path
+def test_flags_of_a_resumed_run_override_its_configuration(
+    capsys: pytest.CaptureFixture[str], empty_folder: Path
 ) -> None:
     trained(
         capsys,
@@ -141,26 +141,26 @@ def test_flags_of_a_resumed_run_go_on_top_of_its_own_configuration(
         "0.92",
     )
     assert "sigma_max is '0.95', but" in refused(
-        capsys, elsewhere, "--name", "a", "--resume", "--sigma_max", "0.95"
+        capsys, empty_folder, "--name", "a", "--resume", "--sigma_max", "0.95"
     )
     assert "operators is '+', but" in refused(
-        capsys, elsewhere, "--name", "a", "--resume", "--operators", "+"
+        capsys, empty_folder, "--name", "a", "--resume", "--operators", "+"
     )
     out, _ = trained(
         capsys, "--name", "a", "--resume", "--max_iters", "2", "--sigma_min", "0.92"
     )  # over the default sigma_max
     assert out.startswith("2 steps")
-    (elsewhere / "runs/a/config.yaml").unlink()
+    (empty_folder / "runs/a/config.yaml").unlink()
     assert "seed is '9', but" in refused(
-        capsys, elsewhere, "--name", "a", "--resume", "--seed", "9"
+        capsys, empty_folder, "--name", "a", "--resume", "--seed", "9"
     )
     out, _ = trained(capsys, "--name", "a", "--resume", "--max_iters", "3")
     assert out.startswith("3 steps")
-    assert (elsewhere / "runs/a/config.yaml").exists()
+    assert (empty_folder / "runs/a/config.yaml").exists()
 
 
-def test_the_last_lines_tell_what_there_is(
-    capsys: pytest.CaptureFixture[str], elsewhere: Path
+def test_the_last_lines_name_the_files_that_exist(
+    capsys: pytest.CaptureFixture[str], empty_folder: Path
 ) -> None:
     out, err = trained(capsys, *TINY, "--checkpoint_dir", "my run", "--max_iters", "2")
     assert "best validation loss" in out
@@ -184,7 +184,7 @@ def test_the_last_lines_tell_what_there_is(
     checkpoint.save(
         "my run/last.pt", {**last, "training": {**last["training"], "progress": progress}}
     )
-    (elsewhere / "my run/best.pt").unlink()
+    (empty_folder / "my run/best.pt").unlink()
     out, err = trained(capsys, "--checkpoint_dir", "my run", "--resume", "--max_iters", "1")
     assert "nothing to train: 2 steps are made and max_iters is 1; give a larger --max_iters" in err
     assert out.count("\n") == 1
@@ -192,7 +192,7 @@ def test_the_last_lines_tell_what_there_is(
 
 
 @pytest.mark.slow
-def test_streams_that_nobody_reads_stop_no_training(elsewhere: Path) -> None:
+def test_closed_streams_do_not_stop_training(empty_folder: Path) -> None:
     line = [
         sys.executable,
         str(REPOSITORY / "train_universal.py"),
@@ -209,40 +209,40 @@ def test_streams_that_nobody_reads_stop_no_training(elsewhere: Path) -> None:
     ):
         shell = shlex.join([*line, "--name", name]) + f" {redirection}; exit ${{PIPESTATUS[0]}}"
         done = subprocess.run(
-            ["bash", "-c", shell], capture_output=True, text=True, timeout=120, cwd=elsewhere
+            ["bash", "-c", shell], capture_output=True, text=True, timeout=120, cwd=empty_folder
         )
         assert (done.returncode, "Traceback" in done.stderr) == (status, False), done.stderr
         from maskdiff import checkpoint
 
-        assert checkpoint.load(elsewhere / "runs" / name / "best.pt")["provenance"]["step"] >= 1
-        assert checkpoint.load(elsewhere / "runs" / name / "last.pt")["provenance"]["step"] == 3
+        assert checkpoint.load(empty_folder / "runs" / name / "best.pt")["provenance"]["step"] >= 1
+        assert checkpoint.load(empty_folder / "runs" / name / "last.pt")["provenance"]["step"] == 3
 
 
-def test_a_closed_standard_output_is_refused_at_once(elsewhere: Path) -> None:
+def test_a_closed_standard_output_is_refused_at_once(empty_folder: Path) -> None:
     line = shlex.join(
         [sys.executable, str(REPOSITORY / "train_universal.py"), *TINY, "--max_iters", "3"]
     )
     done = subprocess.run(
-        ["bash", "-c", f"{line} >&-"], capture_output=True, text=True, timeout=120, cwd=elsewhere
+        ["bash", "-c", f"{line} >&-"], capture_output=True, text=True, timeout=120, cwd=empty_folder
     )
     assert done.returncode == 2
     assert (
         done.stderr
         == "train_universal.py: standard output is closed; send it to a file, or to /dev/null\n"
     )
-    assert list(elsewhere.iterdir()) == []
+    assert list(empty_folder.iterdir()) == []
 
 
-def test_a_second_process_answers_a_typing_error_with_one_line(elsewhere: Path) -> None:
+def test_second_process_reports_a_misspelt_flag_in_one_line(empty_folder: Path) -> None:
     command = [sys.executable, str(REPOSITORY / "train_universal.py"), "--max_it", "5"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=elsewhere)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=empty_folder)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.count("\n") == 1
     assert done.stderr.startswith("train_universal.py: unknown flag '--max_it'")
-    assert list(elsewhere.iterdir()) == []
+    assert list(empty_folder.iterdir()) == []
 
 
-def test_help_lists_every_group_and_answers_without_torch(elsewhere: Path) -> None:
+def test_help_lists_every_group_without_importing_torch(empty_folder: Path) -> None:
     program = (
         "import sys; import train_universal as t; from maskdiff.cli.arguments import run_cli\n"
         "status = run_cli(t.main, ['--help']); assert 'torch' not in sys.modules; sys.exit(status)"
@@ -253,7 +253,7 @@ def test_help_lists_every_group_and_answers_without_torch(elsewhere: Path) -> No
         capture_output=True,
         text=True,
         timeout=120,
-        cwd=elsewhere,
+        cwd=empty_folder,
         env=environment,
     )
     assert done.returncode == 0, done.stderr

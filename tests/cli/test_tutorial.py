@@ -1,4 +1,4 @@
-"""The commands of the tutorial run as printed, in a folder of their own, with smaller numbers."""
+"""The commands of the tutorial run as printed, in a temporary folder, with smaller numbers."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ SMALLER = (
 
 
 def commands() -> list[str]:
-    """The blocks that the page marks to be run."""
+    """Return the blocks that the page marks as runnable."""
     return re.findall(
         r"<!-- run -->\n```bash\n(.*?)```", TUTORIAL.read_text(encoding="utf-8"), flags=re.DOTALL
     )
@@ -29,7 +29,7 @@ def commands() -> list[str]:
 
 @pytest.fixture(scope="module")
 def outputs(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    """What each block prints."""
+    """Return the output of each block."""
     folder = tmp_path_factory.mktemp("tutorial")
     for name in ("train_universal.py", "inference.py", "benchmark.py"):
         (folder / name).symlink_to(REPOSITORY / name)
@@ -59,7 +59,7 @@ def outputs(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     return printed
 
 
-def test_the_page_has_all_its_parts() -> None:
+def test_tutorial_page_has_all_its_sections() -> None:
     text = "\n".join(commands())
     for program in (
         "train_universal.py",
@@ -72,7 +72,7 @@ def test_the_page_has_all_its_parts() -> None:
 
 
 @pytest.mark.slow
-def test_it_runs_and_does_what_it_says(outputs: list[str]) -> None:
+def test_tutorial_runs_and_prints_what_it_states(outputs: list[str]) -> None:
     lines, training, free, _, under, measured = outputs
     assert lines.splitlines()[0].startswith(("every ", "if "))
     assert "steps" in training

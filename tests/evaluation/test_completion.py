@@ -1,4 +1,4 @@
-"""The completion suite: what its rows say of ways that are known to be right or wrong, and of
+"""The completion suite: its rows for methods that are known to be right or wrong, and for
 models that it cannot compare."""
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ def of(rows: list[Row], method: str, metric: str, **settings: object) -> Row:
 
 
 @pytest.mark.slow
-def test_rows_of_a_model_of_pieces(subject: Subject) -> None:
+def test_completion_rows_of_a_model_with_pieces(subject: Subject) -> None:
     rows = rows_of(suite.completion_suite, subject, PLAN)
     assert of(rows, "exact", "total_variation", on="random tables").value < 1e-9
     for name in BASELINES:
@@ -81,7 +81,7 @@ def test_rows_of_a_model_of_pieces(subject: Subject) -> None:
     assert len(tables(Report(rows))) > 5
 
 
-def test_a_model_that_is_told_the_length_is_measured_without_baselines() -> None:
+def test_a_length_conditioned_model_is_measured_without_baselines() -> None:
     rows = rows_of(suite.completion_suite, Subject(tiny_loaded()), Plan(num_samples=2, typed=(5,)))
     assert {row.sampler for row in rows if row.settings.get("typed") == 5} == {
         "exact",
@@ -96,9 +96,12 @@ def test_other_suites_refuse_pieces(subject: Subject) -> None:
     assert suites.check_subjects([subject], PLAN, (), ("completion",)) == []
 
 
-def test_a_text_has_the_probability_that_conditioning_gives_it(subject: Subject) -> None:
-    """log q(text | prefix) = log p(text) - log Z(prefix), the two on the right by conditioning on a
-    text and on a prefix."""
+def test_text_probability_equals_the_conditional_probability(subject: Subject) -> None:
+    """Check log q(text
+
+     prefix) = log p(text) - log Z(prefix).|The two terms on the right are computed by conditioning
+    on a text and on a prefix.
+    """
     model, text, prefix = (
         CausalModel(subject.loaded.denoiser, subject.loaded.lengths),
         b"(+3(*24))=1",
@@ -112,14 +115,14 @@ def test_a_text_has_the_probability_that_conditioning_gives_it(subject: Subject)
         - conditioned.summary.log_z
     )
     assert found == pytest.approx(exact, abs=1e-3)
-    assert found <= exact + 1e-9  # the likeliest cuts alone
+    assert found <= exact + 1e-9  # only the most likely cuts
     naive = text_log_prob(
         next_token_rows(BASELINES["naive_mask"](model, prefix), goal, read), goal, text
     )
     assert naive != pytest.approx(exact, abs=1e-3)
 
 
-def test_the_next_token_is_the_one_that_crosses_the_cursor(subject: Subject) -> None:
+def test_next_token_is_the_one_that_crosses_the_cursor(subject: Subject) -> None:
     model = CausalModel(subject.loaded.denoiser, subject.loaded.lengths)
     text = b"(+(*75)10)=45"
     cut = model.encode([text])[0]
@@ -142,7 +145,7 @@ def test_the_next_token_is_the_one_that_crosses_the_cursor(subject: Subject) -> 
     assert start + len(model.table.texts[token] or b"") > 3 or token in model.table.ends
 
 
-def test_a_beam_that_lost_histories_has_their_mass_missing(subject: Subject) -> None:
+def test_a_pruned_beam_lacks_the_mass_of_its_pruned_histories(subject: Subject) -> None:
     model, prefix = CausalModel(subject.loaded.denoiser, subject.loaded.lengths), b"(+(*75)1"
     goal = Goal(model.table, model.latent_states, prefix)
     exact, narrow = condition(model, prefix, "exact"), condition(model, prefix, "canonical")

@@ -1,5 +1,4 @@
-"""The diagnosis: blind on twins that are trained here; its findings on settings that deserve them,
-and on ones that do not."""
+"""Diagnosis of two models trained here, and findings for good and bad settings."""
 
 from __future__ import annotations
 
@@ -62,7 +61,7 @@ def causes(diagnosis: Diagnosis) -> list[str]:
 
 
 @pytest.mark.slow
-def test_the_probe_tells_the_twins_apart_without_their_configuration(
+def test_probe_distinguishes_the_twins_without_their_configuration(
     twins: dict[str, Loaded],
 ) -> None:
     for name, loaded in twins.items():
@@ -74,7 +73,7 @@ def test_the_probe_tells_the_twins_apart_without_their_configuration(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", [12, 13])
-def test_and_so_it_does_on_other_seeds(seed: int, tmp_path: Path) -> None:
+def test_probe_distinguishes_the_twins_on_other_seeds(seed: int, tmp_path: Path) -> None:
     for name in MISTAKES:
         folder = tmp_path / name
         folder.mkdir()
@@ -82,14 +81,14 @@ def test_and_so_it_does_on_other_seeds(seed: int, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_model_at_hand_outweighs_what_its_configuration_says(twins: dict[str, Loaded]) -> None:
+def test_a_measured_model_overrides_its_configuration(twins: dict[str, Loaded]) -> None:
     configs = {name: loaded.config for name, loaded in twins.items()}
     for name, loaded in twins.items():
         honest = diagnose(configs[name], PLAIN, loaded, 20)
         assert causes(honest)[:1] == ([] if name == "healthy" else [name])
         lied = diagnose(
             configs["healthy"], PLAIN, loaded, 20
-        )  # the data itself had no ends, and no setting says so
+        )  # the data itself had no ends, and no setting states it
         assert causes(lied)[:1] == causes(honest)[:1]
     wrong = diagnose(configs["end_not_taught"], PLAIN, twins["packed_answers"], 20)
     assert causes(wrong) == ["packed_answers", "end_not_taught"]
@@ -97,7 +96,7 @@ def test_a_model_at_hand_outweighs_what_its_configuration_says(twins: dict[str, 
     assert wrong.findings[1].weight < 0.2
 
 
-def test_without_a_model_the_configuration_alone_speaks() -> None:
+def test_without_a_model_findings_come_from_the_configuration() -> None:
     assert causes(diagnose(config_from_dict(TWIN), PLAIN)) == []
     for name, setting in MISTAKES.items():
         assert causes(diagnose(config_from_dict({**TWIN, **setting}), PLAIN)) == (
@@ -127,7 +126,7 @@ def test_without_a_model_the_configuration_alone_speaks() -> None:
         (ControlConfig(loop_period=4, loop_repeats=8), []),
     ],
 )
-def test_a_setting_is_held_against_the_strings_of_the_language(
+def test_a_setting_is_checked_on_the_strings_of_the_language(
     control: ControlConfig, found: list[str]
 ) -> None:
     made = diagnose(config_from_dict(TWIN), DecodeConfig(control=control))
@@ -137,8 +136,8 @@ def test_a_setting_is_held_against_the_strings_of_the_language(
     )
 
 
-def test_a_penalty_where_nothing_is_said_twice_is_no_finding(tmp_path: Path) -> None:
-    """0% of the tokens of these strings come again; one string in two of the control does it."""
+def test_a_penalty_without_repetition_is_no_finding(tmp_path: Path) -> None:
+    """No token of these strings repeats; in the control one string in two repeats a token."""
     penalty = DecodeConfig(control=ControlConfig(repetition_penalty=1.1))
     for name, text, found in (("once", "ab\ncd\nabcd\n", []), ("twice", "ab\naabb\n", ["penalty"])):
         (tmp_path / name).mkdir()
@@ -150,7 +149,7 @@ def test_a_penalty_where_nothing_is_said_twice_is_no_finding(tmp_path: Path) -> 
         ).replace("50%", "")
 
 
-def test_of_no_strings_nothing_is_found() -> None:
+def test_no_strings_give_no_findings() -> None:
     with pytest.raises(ConfigError, match="num is 0"):
         diagnose(config_from_dict(TWIN), PLAIN, tiny_loaded(causal_length=False), 0)
     empty = Estimate(math.nan, math.nan, math.nan, 0)
@@ -158,7 +157,7 @@ def test_of_no_strings_nothing_is_found() -> None:
 
 
 @pytest.mark.slow
-def test_limits_count_tokens_as_the_model_reads_them() -> None:
+def test_limits_count_tokens_of_the_model() -> None:
     """A model of pieces needs fewer tokens than its strings have symbols."""
     loaded = tiny_loaded(**PIECES)
     texts = loaded.language.sample_many(500, np.random.default_rng([0, 71]))
@@ -171,7 +170,7 @@ def test_limits_count_tokens_as_the_model_reads_them() -> None:
         assert [cause for cause in causes(made) if cause.startswith("limit")] == found
 
 
-def test_dry_is_held_against_strings_that_say_things_twice() -> None:
+def test_dry_is_checked_on_strings_with_repetition() -> None:
     config = config_from_dict({**TWIN, "max_depth": 3})
     for length, found in ((1, ["dry"]), (20, [])):
         made = diagnose(
@@ -181,9 +180,11 @@ def test_dry_is_held_against_strings_that_say_things_twice() -> None:
         assert causes(made) == found
 
 
-def test_shares_are_those_of_the_language() -> None:
-    """What a finding says of real strings is true of all strings: the language of the twins is
-    small enough to count."""
+def test_shares_equal_those_of_the_language() -> None:
+    """Shares of sampled strings equal those of all strings.
+
+    The language of the twins is small enough to enumerate.
+    """
     language = make_language(config_from_dict(TWIN).language)
     texts = language.sample_many(20_000, np.random.default_rng(5))
     true = sum("+" in text for text in texts) / len(texts)
@@ -191,7 +192,7 @@ def test_shares_are_those_of_the_language() -> None:
     assert made.findings[0].weight == pytest.approx(true, abs=4 * (true * (1 - true) / 500) ** 0.5)
 
 
-def test_temperatures() -> None:
+def test_temperature_findings() -> None:
     config = config_from_dict(TWIN)
     assert causes(diagnose(config, DecodeConfig(completion=CompletionConfig(temperature=0.0)))) == [
         "greedy"
@@ -199,9 +200,11 @@ def test_temperatures() -> None:
     assert causes(diagnose(config, DecodeConfig(sampler=SamplerConfig(temperature=1.5)))) == ["hot"]
 
 
-def test_the_end_probability_is_that_of_conditioning() -> None:
-    """p(EOS | tokens of the text) against log p(text) of a model of characters, whose only history
-    that is."""
+def test_end_probability_equals_the_conditional_probability() -> None:
+    """Compare p(EOS
+
+    tokens of the text) with log p(text).|In a model of characters a text has one history only.
+    """
     loaded = tiny_loaded(causal_length=False)
     loaded.denoiser.model.double()
     text = "(+12)=3"
@@ -213,7 +216,7 @@ def test_the_end_probability_is_that_of_conditioning() -> None:
     )
 
 
-def test_a_model_that_is_told_the_length_is_not_asked(
+def test_a_length_conditioned_model_is_not_probed(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(ConfigError, match="none can run on"):
@@ -226,7 +229,7 @@ def test_a_model_that_is_told_the_length_is_not_asked(
 
 
 @pytest.mark.slow
-def test_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_command_prints_findings(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path, train, decode = (
         tiny_checkpoint(tmp_path, **PIECES),
         tmp_path / "train.yaml",
@@ -256,7 +259,7 @@ def test_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     assert item["findings"][0]["cause"] == item["model"]["cause"]
 
 
-def test_two_models_are_one_too_many(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_command_refuses_two_models(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = str(tiny_checkpoint(tmp_path, **PIECES))
     assert run_cli(main, ["diagnose", path, "--checkpoint", path]) == 2
     assert "leave out --checkpoint" in capsys.readouterr().err
@@ -271,7 +274,7 @@ def test_two_models_are_one_too_many(tmp_path: Path, capsys: pytest.CaptureFixtu
         (None, "cannot read configuration"),
     ],
 )
-def test_a_bad_configuration_is_one_line(
+def test_a_bad_configuration_gives_one_line(
     content: str | None, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = tmp_path / "train.yaml"

@@ -28,8 +28,8 @@ from tests.helpers.evaluation import LANGUAGE, Uniform, pick, rows_of, subject
 
 
 @pytest.mark.parametrize("clean", ["ab", "aab", "abca", "bbbb"])
-def test_probabilities_of_an_edit(clean: str) -> None:
-    """They sum to 1 over all strings, and 60,000 draws agree within 5 standard errors each."""
+def test_edit_probabilities_equal_the_enumeration(clean: str) -> None:
+    """Probabilities sum to 1 over all strings; 60,000 draws agree within 5 standard errors."""
     symbols, draws = "abc", 60_000
     words = [
         "".join(w)
@@ -45,7 +45,7 @@ def test_probabilities_of_an_edit(clean: str) -> None:
         assert abs(seen[word] / draws - p) <= 5 * math.sqrt(p * (1 - p) / draws)
 
 
-def test_neighbours_are_all_that_an_edit_may_come_from() -> None:
+def test_neighbours_are_all_possible_sources_of_an_edit() -> None:
     symbols = "ab"
     words = ["".join(w) for n in range(1, 6) for w in itertools.product(symbols, repeat=n)]
     for text in ("ab", "aaa", "abba"):
@@ -56,11 +56,11 @@ def test_neighbours_are_all_that_an_edit_may_come_from() -> None:
         }
 
 
-def test_the_optimum_beats_everything_else_on_every_string() -> None:
-    """Against all strings of a small language, not the neighbours alone."""
+def test_optimum_is_best_on_every_string() -> None:
+    """Compare with all strings of a small language, not only with neighbours."""
     language: Any = make_language(LanguageConfig(max_int=1, max_depth=2, max_len=20))
     rng, symbols = np.random.default_rng(0), symbols_of(language)
-    known = set(language.sample_many(20_000, rng))  # all of it but the rarest
+    known = set(language.sample_many(20_000, rng))  # all but the rarest strings
     for clean in language.sample_many(25, rng):
         damaged = damage(clean, symbols, rng)
 
@@ -74,13 +74,13 @@ def test_the_optimum_beats_everything_else_on_every_string() -> None:
         )
 
 
-def test_rows_of_the_suite() -> None:
+def test_one_edit_rows_are_complete() -> None:
     clean = LANGUAGE.sample_many(40, np.random.default_rng(1))
 
     def perfect(
         loaded: Any, texts: list[str], method: str, sigma: float | None, seed: int
     ) -> Fixed:
-        assert sigma is None  # nobody tells a user
+        assert sigma is None  # unknown to a user
         return Fixed(list(clean) if method == "channel" else texts, [1] * len(texts))
 
     plan = Plan(num_samples=40, repair_methods=("channel", "draft"))
@@ -89,13 +89,13 @@ def test_rows_of_the_suite() -> None:
     assert by["channel", "exact"].value == 1.0
     assert by["draft", "exact"].value == 0.0 == by["draft", "exact"].baseline
     optimum = by[OPTIMAL, "exact"].value
-    assert 0.3 < optimum < 1.0  # what an edit destroyed nobody can tell
+    assert 0.3 < optimum < 1.0  # an edit destroys information
     assert by["channel", "exact"].ceiling == optimum
     assert ("least_edits", "exact") in by
     assert pick(rows, "parses").baseline is not None
 
 
-def test_methods_that_fit_a_language() -> None:
+def test_methods_are_those_of_the_language() -> None:
     methods = check_methods(("channel", "draft"), grammar=True)
     assert methods == (
         "channel",

@@ -1,5 +1,4 @@
-"""What a run of the benchmark leaves behind when something goes wrong, which samplers a model gets,
-and what plots show."""
+"""Outputs of the benchmark after failures, default samplers of a model, and plots."""
 
 from __future__ import annotations
 
@@ -46,7 +45,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def able(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def coupled_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_tiny(
         tmp_path_factory.mktemp("able") / "best.pt", use_self_cond=True, use_coupling=True
     )
@@ -60,12 +59,12 @@ def measured(path: Path) -> list[dict[str, Any]]:
 
 
 def test_a_full_disk_keeps_the_old_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(_: int) -> None:
+    def raise_disk_full(_: int) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
     path = tmp_path / "o.json"
     report.write_text(path, "old")
-    monkeypatch.setattr(os, "fsync", full)
+    monkeypatch.setattr(os, "fsync", raise_disk_full)
     with pytest.raises(DataError, match="cannot write"):
         report.write_text(path, "new")
     assert [p.name for p in tmp_path.iterdir()] == ["o.json"]
@@ -83,7 +82,7 @@ def test_a_device_is_written_to_and_not_replaced(tmp_path: Path) -> None:
     os.close(reader)
 
 
-def test_one_bad_output_does_not_cost_the_others(
+def test_one_bad_output_does_not_prevent_the_others(
     tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     bad, good = tmp_path / "o.json", tmp_path / "o.md"
@@ -99,7 +98,7 @@ def test_one_bad_output_does_not_cost_the_others(
 
 
 @pytest.mark.slow
-def test_a_reader_that_goes_away_takes_no_file_with_it(tiny: Path, tmp_path: Path) -> None:
+def test_a_closed_standard_output_does_not_prevent_the_files(tiny: Path, tmp_path: Path) -> None:
     read, write = os.pipe()
     os.close(read)
     flags = [*QUICK, "--checkpoint", tiny, "--json", str(tmp_path / "o.json")]
@@ -113,7 +112,7 @@ def test_a_reader_that_goes_away_takes_no_file_with_it(tiny: Path, tmp_path: Pat
 
 
 @pytest.mark.parametrize(("after", "left"), [(1, True), (0, False)])
-def test_what_was_finished_survives_an_interruption(
+def test_an_interruption_keeps_the_finished_rows(
     after: int,
     left: bool,
     tiny: Path,
@@ -147,13 +146,15 @@ def test_what_was_finished_survives_an_interruption(
 # ------------------------------------------------------------------------- checkpoints and samplers
 
 
-def test_the_same_file_is_measured_once(tiny: Path, able: Path, tmp_path: Path) -> None:
+def test_the_same_file_is_measured_once(
+    tiny: Path, coupled_checkpoint: Path, tmp_path: Path
+) -> None:
     (tmp_path / "link.pt").symlink_to(tiny)
     same = [str(tiny), f"{tiny.parent}/./best.pt", str(tmp_path / "link.pt")]
     assert [(s.name, s.loaded.path) for s in benchmark.load_subjects(same, "cpu")] == [
         ("", str(tiny))
     ]
-    assert len(benchmark.load_subjects([*same, str(able)], "cpu")) == 2
+    assert len(benchmark.load_subjects([*same, str(coupled_checkpoint)], "cpu")) == 2
     (tmp_path / "link.bin").write_bytes(tiny.read_bytes())
     names = ["link.pt", "link.bin"]
     subjects = benchmark.load_subjects([str(tmp_path / name) for name in names], "cpu")
@@ -176,7 +177,7 @@ def test_the_shipped_checkpoint_is_found_from_anywhere(
 
 
 def test_a_model_without_an_input_is_left_out(
-    tiny: Path, able: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tiny: Path, coupled_checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     flags = [
         "--num_samples",
@@ -189,7 +190,7 @@ def test_a_model_without_an_input_is_left_out(
         "random",
     ]
     out = tmp_path / "o.json"
-    assert run_benchmark(*flags, "--checkpoint", tiny, able, "--json", out) == 0
+    assert run_benchmark(*flags, "--checkpoint", tiny, coupled_checkpoint, "--json", out) == 0
     err = capsys.readouterr().err
     for words in (
         "use_self_cond: self_conditioned is left out",
@@ -200,12 +201,18 @@ def test_a_model_without_an_input_is_left_out(
     for r in measured(out):
         by_checkpoint.setdefault(r["settings"]["checkpoint"], []).append(r["sampler"])
     assert by_checkpoint[f"{tiny.parent.name}/best"] == ["random"]
-    assert by_checkpoint[f"{able.parent.name}/best"] == ["coupled", "random", "self_conditioned"]
+    assert by_checkpoint[f"{coupled_checkpoint.parent.name}/best"] == [
+        "coupled",
+        "random",
+        "self_conditioned",
+    ]
 
 
-def test_the_usual_samplers_leave_coupling_to_models_that_have_it(tiny: Path, able: Path) -> None:
+def test_default_samplers_include_coupling_for_coupled_models_only(
+    tiny: Path, coupled_checkpoint: Path
+) -> None:
     plan = benchmark.make_plan(benchmark.build_parser().parse_args([]))
-    plain, coupled = benchmark.load_subjects([str(tiny), str(able)], "cpu")
+    plain, coupled = benchmark.load_subjects([str(tiny), str(coupled_checkpoint)], "cpu")
     assert suites.check_subjects([plain], plan) == []
     left_out = set(plan.samplers) - set(suites.own_plan(plain, plan).samplers)
     assert left_out == {
@@ -227,7 +234,7 @@ def _stages(sampler: Sampler) -> list[Sampler]:
     )
 
 
-def test_presets_that_the_causal_mode_verifies_are_marked() -> None:
+def test_presets_verified_by_the_causal_mode_are_marked() -> None:
     for name in PRESETS:
         stages = _stages(make_sampler(SamplerConfig(name)))
         assert (
@@ -255,7 +262,7 @@ def test_presets_that_the_causal_mode_verifies_are_marked() -> None:
     assert report.FOOTNOTE not in report.to_terminal(report.Report(rows[1:]))
 
 
-def test_the_header_tells_what_a_model_was_trained_on_in_all(tmp_path: Path) -> None:
+def test_header_counts_all_training_of_a_model(tmp_path: Path) -> None:
     path = save_tiny(tmp_path / "x.pt", {"tokens": 2000, "step": 10, "parent_tokens": 30000})
     facts = suites.checkpoint_facts(benchmark.load_subjects([str(path)], "cpu")[0])
     assert (
@@ -269,7 +276,7 @@ def test_the_header_tells_what_a_model_was_trained_on_in_all(tmp_path: Path) -> 
 # -------------------------------------------------------------------------------------------- plots
 
 
-def test_plots_keep_their_order_and_their_points_apart() -> None:
+def test_plots_keep_their_order_and_separate_points() -> None:
     figure = pytest.importorskip("matplotlib.figure")
     rows = [
         make_row("generation", name, {"nesting": depth}, "parses", metrics.wilson(depth, 20))
@@ -291,7 +298,7 @@ def test_plots_keep_their_order_and_their_points_apart() -> None:
     assert plots.apart([]) == []
 
 
-def test_plots_say_what_was_measured() -> None:
+def test_plots_name_what_was_measured() -> None:
     facts = [
         {"name": "", "path": "some/where/small.pt"},
         {"name": "a", "path": "a.pt"},

@@ -1,5 +1,4 @@
-"""The suite of repetition: its cuts equal what decoding under the limit would have given, and its
-figures say what is so."""
+"""The repetition suite: its cuts equal decoding under the limit; its figures are correct."""
 
 from __future__ import annotations
 
@@ -55,14 +54,14 @@ def output(prompt: str, answer: str | None, generated: str, reason: str = "eos")
     return Output(PromptTask(prompt, answer, prompt + (answer or "")), (prompt, *generated), reason)
 
 
-def test_tasks_have_the_one_right_answer() -> None:
+def test_tasks_have_one_correct_answer() -> None:
     for task in make_tasks(LANGUAGE, 50, 0):
         assert task.prompt.endswith("=")
         assert LANGUAGE.holds(task.prompt + (task.answer or ""))
         assert task.text == task.prompt + (task.answer or "")
 
 
-def test_prompts_drawn_together_are_as_drawn_alone(loaded: Loaded, pieces: Loaded) -> None:
+def test_prompts_drawn_in_a_batch_equal_those_drawn_alone(loaded: Loaded, pieces: Loaded) -> None:
     for one in (loaded, pieces):
         model = CausalModel(one.denoiser, one.lengths, 40)
         prompts = [b"(+(*75)8)=", b"", b"(+1", b"(*(+47)9)", b"", b"(+1"]
@@ -88,8 +87,8 @@ def test_prompts_drawn_together_are_as_drawn_alone(loaded: Loaded, pieces: Loade
                 assert alone.log_p == pytest.approx(string.log_p, abs=1e-9)
 
 
-def test_strings_may_be_longer_than_any_of_the_training(loaded: Loaded) -> None:
-    """And their beginnings are those of the usual limit: nothing changes within it."""
+def test_strings_may_be_longer_than_training_strings(loaded: Loaded) -> None:
+    """Long strings begin like those under the usual limit."""
     tasks = [PromptTask("", None, "")] * 200
     long = draw_outputs(loaded, tasks, 90, 1.0, ControlConfig(), 0)
     assert max(len(item.pieces) for item in long) > 64
@@ -98,7 +97,7 @@ def test_strings_may_be_longer_than_any_of_the_training(loaded: Loaded) -> None:
     assert [limited(item, 63) for item in long] == short
 
 
-def test_stop_texts_afterwards_are_those_of_decoding(pieces: Loaded) -> None:
+def test_stop_texts_applied_afterwards_equal_those_of_decoding(pieces: Loaded) -> None:
     tasks = make_tasks(LANGUAGE, 30, 1)
     whole = draw_outputs(pieces, tasks, 40, 1.0, ControlConfig(), 5)
     model, stops = CausalModel(pieces.denoiser, pieces.lengths, 40), ("(1", ")", "((")
@@ -114,7 +113,7 @@ def test_stop_texts_afterwards_are_those_of_decoding(pieces: Loaded) -> None:
     assert hits > 5
 
 
-def test_controls_that_are_given_end_the_outputs_of_the_suite(pieces: Loaded) -> None:
+def test_given_controls_end_the_outputs_of_the_suite(pieces: Loaded) -> None:
     tasks = make_tasks(LANGUAGE, 40, 1)
     whole = draw_outputs(pieces, tasks, 60, 1.0, ControlConfig(), 5)
     control = ControlConfig(
@@ -135,7 +134,7 @@ def test_controls_that_are_given_end_the_outputs_of_the_suite(pieces: Loaded) ->
     assert "stop" in reasons
 
 
-def test_figures_of_outputs_that_are_known() -> None:
+def test_figures_of_known_outputs() -> None:
     right = output("(+12)=", "3", "3")
     runs = output("(+12)=", "3", "3(+11)=2", "length")
     wrong = output("(+12)=", "3", "4")
@@ -165,7 +164,7 @@ def test_figures_of_outputs_that_are_known() -> None:
     assert looping["cap_hit"].value == 1
     assert (
         looping["tokens_after"].value == 0
-    )  # (+12)=333… is one string of the language: no output alone tells that it ran on
+    )  # (+12)=333… is one string of the language: no output alone shows that it ran on
 
 
 @pytest.mark.slow
@@ -197,7 +196,7 @@ def test_rows_of_a_model_that_ends_its_strings(
     assert [path.name for path in drawn] == ["accuracy_by_control.png", "run_on_by_control.png"]
 
 
-def test_the_sweep_varies_every_control_and_no_setting_stands_twice() -> None:
+def test_sweep_varies_every_control_without_duplicates() -> None:
     given = ControlConfig(top_k=3)
     sweep = repetition.control_sweep(given)
     assert len({(s.name, s.temperature) for s in sweep}) == len(sweep)
@@ -210,13 +209,13 @@ def test_the_sweep_varies_every_control_and_no_setting_stands_twice() -> None:
 
 
 @pytest.mark.slow
-def test_rows_of_a_model_that_is_told_the_length(
+def test_rows_of_a_length_conditioned_model(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(repetition, "PRESETS_SWEPT", ("entropy", "naive", "coupled"))
     monkeypatch.setattr(repetition, "STEPS", (1, 0))
     rows = suites.run_suites([Subject(tiny_loaded())], Plan(num_samples=6), ["repetition"]).rows
-    assert {row.sampler for row in rows} == {"entropy", "naive"}  # this model reads no noise
+    assert {row.sampler for row in rows} == {"entropy", "naive"}  # this model has no noise input
     at_once = pick(
         [row for row in rows if row.sampler == "entropy"],
         "committed_at_once",

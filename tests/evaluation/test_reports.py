@@ -86,7 +86,7 @@ def sample_report() -> report.Report:
     return report.Report(rows, {"samples": 10, "seed": 0, "threads": 1})
 
 
-def test_json_is_schema_one(tmp_path: Path) -> None:
+def test_json_report_follows_schema_one(tmp_path: Path) -> None:
     made = sample_report()
     report.write_text(tmp_path / "deep" / "out.json", report.to_json(made))
     data = json.loads((tmp_path / "deep" / "out.json").read_text())
@@ -108,7 +108,7 @@ def test_json_is_schema_one(tmp_path: Path) -> None:
     assert data["rows"][2]["value"] is None  # nothing measured is null, never NaN
 
 
-def test_outputs_are_checked_and_left_alone(tmp_path: Path) -> None:
+def test_output_check_leaves_files_unchanged(tmp_path: Path) -> None:
     report.check_writable(tmp_path / "new" / "out.json")
     assert list((tmp_path / "new").iterdir()) == []
     kept = tmp_path / "kept.md"
@@ -120,7 +120,7 @@ def test_outputs_are_checked_and_left_alone(tmp_path: Path) -> None:
             report.check_writable(bad)
 
 
-def test_numbers_for_readers() -> None:
+def test_numbers_are_formatted_for_readers() -> None:
     given = [
         (None, Unit.NATS),
         (float("nan"), Unit.SHARE),
@@ -139,7 +139,7 @@ def test_numbers_for_readers() -> None:
 def test_a_metric_that_no_table_lists_is_shown_everywhere(
     suite: str, settings: dict[str, str]
 ) -> None:
-    """A metric that this test invents, with its unit, beside one that the suite has."""
+    """Report an invented metric with its unit beside a metric of the suite."""
     rows: list[Row] = []
     group = RowGroup(suite, "ar", settings, rows)
     group.add("parses", metrics.rate([True, True]))
@@ -155,7 +155,7 @@ def test_a_metric_that_no_table_lists_is_shown_everywhere(
 
 
 def test_tables_show_every_row_once() -> None:
-    """Rows of the sample report, and rows that no table lists, all have a cell of their own."""
+    """Every row of the sample report has one cell, also rows that no table lists."""
     made = sample_report()
     cells = sum(
         cell != "" and line[0] not in ("(real draws)", "(blind draws)")
@@ -240,7 +240,7 @@ def test_the_command_line_end_to_end(
     assert "# Benchmark" in (tmp_path / "o.md").read_text()
 
 
-def test_checkpoints_side_by_side(
+def test_several_checkpoints_are_reported_together(
     tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     other = tmp_path / "other" / "best.pt"
@@ -311,7 +311,7 @@ def test_every_planned_measurement_is_shown(tiny: Path) -> None:
     assert set(suites.DEFAULT_SUITES) == {name.split(",")[0] for name in shown}
 
 
-def test_the_bar_needs_a_terminal(
+def test_progress_bar_needs_a_terminal(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def show() -> str:
@@ -347,7 +347,7 @@ def test_the_bar_needs_a_terminal(
         ),
     ],
 )
-def test_bad_flags_are_one_line(
+def test_bad_flags_give_one_line(
     flags: list[str], words: str, tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     flags = [flag.replace("{tmp}", str(tmp_path)) for flag in flags]
@@ -358,7 +358,7 @@ def test_bad_flags_are_one_line(
     assert "Traceback" not in last
 
 
-def test_without_flags_the_usual_samplers(tiny: Path) -> None:
+def test_default_samplers_without_flags(tiny: Path) -> None:
     plan = benchmark.make_plan(benchmark.build_parser().parse_args([]))
     assert ("mixed", 0.5) in plan.damages()
     assert [d for d in plan.damages() if d[0] == "swap"] == [("swap", 0.2)]
@@ -369,7 +369,9 @@ def test_without_flags_the_usual_samplers(tiny: Path) -> None:
     assert set(suites.SUITES) >= {"generation", "repair", "editing", "likelihood", "speed"}
 
 
-def test_grammar_measures_every_sampler_with_it_and_without(tiny: Path, tmp_path: Path) -> None:
+def test_grammar_flag_measures_every_sampler_with_and_without_it(
+    tiny: Path, tmp_path: Path
+) -> None:
     made = tmp_path / "made.json"
     flags = [
         "--suite",

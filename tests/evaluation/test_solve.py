@@ -65,13 +65,13 @@ def test_problems_are_held_out_and_deeper_ones_are_deeper(subject: Subject) -> N
             assert set(depths) == {language.config.max_depth + 1}
 
 
-def test_every_setting_of_the_sweep_has_rows_of_its_own() -> None:
+def test_every_setting_of_the_sweep_has_separate_rows() -> None:
     keys = [setting.key for setting in suite.strategy_sweep()]
     assert len(keys) == len(set(keys))
 
 
 @pytest.mark.slow
-def test_an_upper_bound_is_one_and_costs_more(rows: list[Row]) -> None:
+def test_checker_accuracy_bounds_greedy_accuracy_at_a_higher_cost(rows: list[Row]) -> None:
     greedy, bound = value(rows, "greedy", "accuracy"), value(rows, "every-step", "accuracy")
     assert greedy <= bound  # the greedy candidate is among those that the checker sees
     assert value(rows, "every-step", "forward_tokens") > 2 * value(rows, "greedy", "forward_tokens")
@@ -92,7 +92,7 @@ def test_comparisons_are_differences_of_their_rows(rows: list[Row]) -> None:
     assert ratio == pytest.approx(tokens[0] / tokens[1])
 
 
-def test_errors_removed_by_hand() -> None:
+def test_errors_removed_equals_a_hand_computation() -> None:
     base, right = [True, False, False, False], [False, True, True, False]
     made = suite.errors_removed(right, base, np.random.default_rng(0))
     assert made.value == pytest.approx(1 - 2 / 3)

@@ -63,7 +63,7 @@ def test_a_figure_is_measured_once() -> None:
         run.group("s", {"a": 1}).add("parses", metrics.wilson(1, 2))
 
 
-def test_the_settings_shown_are_those_that_matter() -> None:
+def test_shown_settings_are_those_that_take_effect() -> None:
     def shown(sampler: str, **given: Any) -> dict[str, Any]:
         return sampler_settings(SamplerConfig(sampler, **given))
 
@@ -97,7 +97,7 @@ def test_generation_rows_are_complete_and_right() -> None:
         if not math.isnan(r.value) and r.low is not None and r.high is not None:
             assert r.low <= r.value <= r.high, r
     assert pick(rows, "parses").value == 0.0  # zeros alone are no equation
-    assert pick(rows, "balanced").value == 1.0  # and yet the reference's metric likes them
+    assert pick(rows, "balanced").value == 1.0  # and the reference's metric accepts them
     assert pick(rows, "has_equals").value == 0.0
     assert pick(rows, "distinct_relative").value < 0.8
     # Noise is more distinct than equations.
@@ -155,7 +155,7 @@ def test_histograms_are_compared_with_held_out_strings(bounds: tuple[int, int] |
         assert metrics.histogram_distance(split, real, np.random.default_rng(0), 20).value > 0.15
 
 
-def test_batch_size_changes_no_string(tiny: Path) -> None:
+def test_batch_size_does_not_change_the_strings(tiny: Path) -> None:
     denoiser, lengths = checkpoint.load_denoiser(tiny).denoiser, [5, 7, 9, 21, 40]
     config = SamplerConfig("entropy", steps=5)
     one, five = (
@@ -174,8 +174,7 @@ def test_the_blind_baseline_has_the_real_frequencies() -> None:
 
 
 def test_the_elbo_of_a_uniform_model_is_exact() -> None:
-    """Every masking has the same loss per hidden symbol, so the Monte-Carlo sum has no variance at
-    all."""
+    """Every mask has the same loss per hidden symbol: the Monte-Carlo sum has no variance."""
     texts = held_out(LANGUAGE, "test", 40, 0)
     rows = rows_of(likelihood.likelihood_suite, subject(Uniform()), Plan(likelihood_draws=3), texts)
     symbols = math.log(len(VOCABULARY.inner_ids))
@@ -194,8 +193,7 @@ def test_the_elbo_of_a_uniform_model_is_exact() -> None:
 
 
 def test_the_elbo_estimator_is_unbiased() -> None:
-    """A model whose loss depends on how much is hidden: the estimate against the sum over all k by
-    hand."""
+    """Compare the estimate with the exact sum over k, for a loss that depends on k."""
 
     class Share(Uniform):
         def __call__(
@@ -226,7 +224,7 @@ def test_the_elbo_estimator_is_unbiased() -> None:
 # ---------------------------------------------------------------------------------- repair, editing
 
 
-def test_repair_stands_beside_doing_nothing() -> None:
+def test_repair_rows_include_the_identity_baseline() -> None:
     clean = held_out(LANGUAGE, "test", 80, 0)
     levels_given: list[float | None] = []
 
@@ -260,7 +258,7 @@ def test_repair_stands_beside_doing_nothing() -> None:
         repair.corruption("melt")
 
 
-def test_repair_untold_once_where_damage_is_mixed() -> None:
+def test_repair_without_sigma_is_measured_once_for_mixed_damage() -> None:
     assert repair.damage_levels(Plan(corruptions=("swap",), sigmas=(0.1, 0.2))) == [
         ("swap", 0.1, True),
         ("swap", 0.2, True),
@@ -276,18 +274,20 @@ def test_repair_untold_once_where_damage_is_mixed() -> None:
     )
 
 
-def test_repair_with_the_real_verb(tmp_path: Path) -> None:
+def test_repair_suite_with_the_repair_task(tmp_path: Path) -> None:
     loaded = checkpoint.load_denoiser(save_tiny(tmp_path / "best.pt"))
     texts = ["(+12)=3", "x", "(+?2)=3"]
     for sigma in (0.2, None):
         fixed = repair.fix_with_tasks(loaded, texts, "draft", sigma, 0)
-        assert fixed.texts[1] == "x"  # what it refuses comes back unchanged
+        assert fixed.texts[1] == "x"  # refused strings are returned unchanged
         assert fixed.evaluations[1] == 0 < min(fixed.evaluations[0], fixed.evaluations[2])
 
 
 def test_the_references_identity_baseline() -> None:
-    """It was measured in a re-run of the reference: 85.4, 76.2 and 67.2 at sigma 0.1, 0.2 and 0.3,
-    on 200 strings."""
+    """Compare with a re-run of the reference on 200 strings.
+
+    It measured 85.4, 76.2 and 67.2 at sigma 0.1, 0.2 and 0.3.
+    """
     clean = LANGUAGE.sample_many(1500, np.random.default_rng(5))
     for sigma, published in ((0.1, 0.854), (0.2, 0.762), (0.3, 0.672)):
         noisy = repair.corrupt(LANGUAGE, clean, sigma, "reference", 0)
@@ -349,7 +349,7 @@ def test_both_loops_train_on_the_same_strings(tmp_path: Path) -> None:
     )  # the split shifts it a little
 
 
-def test_speed_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_speed_rows_are_complete(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(speed, "ROUNDS", 2)
     monkeypatch.setattr(speed, "STEPS_A_ROUND", 1)
     config = replace(TINY, train=replace(TINY.train, batch_size=8))
@@ -385,4 +385,4 @@ def test_repair_under_a_grammar_and_without_a_model(tmp_path: Path) -> None:
         assert all(parsed) == (method not in ("channel", "draft")), method
         assert not method.endswith("+holds") or all(
             map(loaded.language.holds, fixed.texts)
-        )  # near these there is truth
+        )  # a true string is near these

@@ -207,17 +207,23 @@ class Scripted:
         self.forgotten += 1
 
 
-def said(text: str, *log_probs: float, finish: Finish | None = None) -> Candidate:
-    """A candidate that said one step, of as many tokens as there are log-probabilities."""
+def make_candidate(text: str, *log_probs: float, finish: Finish | None = None) -> Candidate:
+    """Return a candidate of one step with one token for each log-probability."""
     finish = finish or ("stop" if text.endswith(">") else "end")
-    told = log_probs or (-1.0,)
+    known = log_probs or (-1.0,)
     return Candidate(
-        text, text, finish, len(told), log_probs=told, entropies=tuple(-p for p in told), gaps=told
+        text,
+        text,
+        finish,
+        len(known),
+        log_probs=known,
+        entropies=tuple(-p for p in known),
+        gaps=known,
     )
 
 
 def solver_script(wrong: Callable[[Request, int], bool]) -> Script:
-    """Writes the steps of a problem rightly, or `WRONG` for a step where `wrong` says so.
+    """Return a script that writes correct steps, or `WRONG` where `wrong` is true.
 
     Whole answers without stops.
     """
@@ -227,9 +233,9 @@ def solver_script(wrong: Callable[[Request, int], bool]) -> Script:
         rest = solve((done or [problem])[-1])
         bad = wrong(request, number)
         if not request.stop.strings:
-            return said(">".join([*rest[:-1], WRONG if bad else rest[-1]]), finish="end")
+            return make_candidate(">".join([*rest[:-1], WRONG if bad else rest[-1]]), finish="end")
         step = WRONG if bad else rest[0]
-        return said(step if bad or len(rest) == 1 else step + ">")
+        return make_candidate(step if bad or len(rest) == 1 else step + ">")
 
     return script
 

@@ -31,7 +31,7 @@ MASK = VOCABULARY.mask
 
 
 class Bigram:
-    """A causal denoiser: a random bigram table that depends on the length; it counts its calls."""
+    """A causal denoiser that counts its calls: a random bigram table per length."""
 
     def __init__(self, seed: int = 0, peak: float = 1.0) -> None:
         generator = torch.Generator().manual_seed(seed)
@@ -63,7 +63,7 @@ class Bigram:
 def channel_probability(
     x: tuple[int, ...], y: tuple[int, ...], channel: Channel, certain: frozenset[int] = frozenset()
 ) -> float:
-    """P(y | x) by recursion over all events, level by level; no event changes a certain y_j."""
+    """Return P(y   x) by recursion over all events; no event changes a certain y_j."""
 
     def become(k: int, clean: int, j: int) -> float:
         if y[j] == MASK:
@@ -73,7 +73,7 @@ def channel_probability(
         return float(channel.replace[k]) + (float(channel.keep[k]) if clean == y[j] else 0.0)
 
     def rest(k: int, i: int, j: int) -> float:
-        """x[i:] and y[j:] are left, the gap before x[i] not yet closed."""
+        """Return the probability of y[j:] given x[i:], with the gap before x[i] open."""
         total = (
             float(channel.spurious[k]) * rest(k, i, j + 1)
             if j < len(y) and j not in certain
@@ -125,7 +125,7 @@ def test_channel_probabilities_are_summed_over_alignments() -> None:
     )
 
 
-def test_a_batch_gives_what_its_strings_give_alone() -> None:
+def test_a_batch_equals_its_strings_repaired_alone() -> None:
     channel = Channel.of(NoiseConfig(), (0.2,), len(INNER))
     rows = [VOCABULARY.encode(text, blanks=True) for text in ("ab(ab(", "?", "a(?b", "bbbb", "ab")]
     candidates = [candidate_lengths(len(row), 2, lambda n: 0.0, 1, 8) for row in rows]
@@ -192,7 +192,7 @@ def test_under_a_grammar_the_best_string_of_the_grammar_is_found() -> None:
     assert changed >= 4
 
 
-def test_rest_costs_bound_what_is_to_come() -> None:
+def test_rest_costs_bound_the_remaining_cost() -> None:
     """The bound for no symbols left of x is the probability of dropping the rest of y."""
     channel = Channel.of(NoiseConfig(), (0.2,), len(INNER))
     seen = Evidence.of(channel, [INNER[:1] * 4], VOCABULARY)
@@ -205,7 +205,7 @@ def test_rest_costs_bound_what_is_to_come() -> None:
     assert float(table[2, 4].exp()) == pytest.approx(float(channel.delete) ** 2)
 
 
-def test_candidate_lengths_are_possible_ones() -> None:
+def test_candidate_lengths_are_possible_lengths() -> None:
     possible = {3, 5, 7, 20}
     log_prob = lambda n: 0.0 if n in possible else -math.inf  # noqa: E731
     assert candidate_lengths(6, 2, log_prob, 3, 20) == [5, 7]
@@ -230,7 +230,7 @@ def test_a_wide_beam_lists_the_best_of_all_strings_in_order() -> None:
     assert one == found[:1]
 
 
-def test_channel_log_probs_are_those_of_brute_force_and_of_the_beam() -> None:
+def test_channel_log_probs_equal_brute_force_and_the_beam() -> None:
     rng = random.Random(2)
     channel = Channel.of(NoiseConfig(), (0.1, 0.4), len(INNER))
     barred = 0
@@ -255,7 +255,7 @@ def test_channel_log_probs_are_those_of_brute_force_and_of_the_beam() -> None:
 
 
 def test_certain_symbols_condition_the_search_exactly() -> None:
-    """The best string with the certain symbols is found; without them it is often another one."""
+    """The best string with the certain symbols is found; without them it often differs."""
     rng, changed = random.Random(4), 0
     channel, lengths, denoiser = (
         Channel.of(NoiseConfig(), (0.4,), len(INNER)),

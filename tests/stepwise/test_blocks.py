@@ -1,7 +1,4 @@
-"""The bidirectional mode block by block.
-
-What is given stays, figures are those of the calls that were made.
-"""
+"""The bidirectional mode by blocks: given tokens stay, and costs equal the calls made."""
 
 from __future__ import annotations
 
@@ -38,7 +35,7 @@ BOTH = pytest.mark.parametrize("pieces", [False, True], ids=["characters", "piec
 
 @dataclass
 class Shown:
-    """What the denoiser was shown at one call, row by row, and what it said."""
+    """Inputs and outputs of the denoiser at one call, row by row."""
 
     canvases: list[list[int]]
     log_p: Tensor
@@ -49,14 +46,14 @@ def open_alphabet(vocabulary: Vocabulary) -> Tensor:
 
 
 def figures(log_p: Tensor, token: int) -> tuple[float, float, float]:
-    """Log-probability, entropy and gap of a token."""
+    """Return log-probability, entropy and gap of a token."""
     p = log_p.exp()
     two, entropy = p.topk(2).values, -(p * log_p.nan_to_num(neginf=0.0)).sum()
     return float(log_p[token]), float(entropy), float(two[0] - two[1])
 
 
 class Recorder:
-    """A denoiser that keeps its calls."""
+    """A denoiser that records its calls."""
 
     def __init__(self, generator: BlockBackend) -> None:
         self.inner, self.allowed, self.shown = (
@@ -82,9 +79,13 @@ class Recorder:
 @BOTH
 @pytest.mark.parametrize(("block", "per_call"), [(8, 1), (5, 2), (1, 1), (6, 9)])
 @pytest.mark.parametrize("heat", [0.0, 1.0])
-def test_every_call(pieces: bool, block: int, per_call: int, heat: float) -> None:
-    """What is known never changes, the most confident blanks are filled, and log-probabilities
-    are those of the calls."""
+def test_every_denoiser_call_shows_the_expected_canvases(
+    pieces: bool, block: int, per_call: int, heat: float
+) -> None:
+    """Known tokens stay, and the most confident blanks are filled.
+
+    Log-probabilities equal those of the calls.
+    """
     generator = BlockBackend(loaded(pieces), block=block, per_call=per_call)
     vocabulary, recorder, inside, unused = generator.vocabulary, Recorder(generator), 0, 0
     for number, prompt in enumerate(PROMPTS[:6]):
@@ -118,7 +119,9 @@ def test_every_call(pieces: bool, block: int, per_call: int, heat: float) -> Non
                 for place in filled:
                     own = log_p[place]
                     token = (
-                        int(own.argmax()) if heat == 0 else _seen(after, place, step, len(given))
+                        int(own.argmax())
+                        if heat == 0
+                        else _final_token(after, place, step, len(given))
                     )
                     if token >= 0:
                         assert own[token] > -math.inf
@@ -138,15 +141,15 @@ def test_every_call(pieces: bool, block: int, per_call: int, heat: float) -> Non
         assert "".join(step.step for step in steps) + steps[-1].overshoot == "".join(
             step.text for step in steps
         )
-    if pieces and block > 1:  # stops inside a block, whose rest never came back: `given` says so
+    if pieces and block > 1:  # stops inside a block, whose rest was discarded, by `given`
         assert inside > 0
         assert unused > 0
 
 
-def _seen(after: Shown | None, place: int, step: Candidate, start: int) -> int:
-    """The token at a place: as the next call shows it, or the step itself.
+def _final_token(after: Shown | None, place: int, step: Candidate, start: int) -> int:
+    """Return the token at a position, from the next call or the step.
 
-    -1 for what was thrown away at once.
+    -1 for a token that was discarded at once.
     """
     if after is not None and place < len(after.canvases[0]):
         return after.canvases[0][place]
@@ -154,7 +157,7 @@ def _seen(after: Shown | None, place: int, step: Candidate, start: int) -> int:
 
 
 @BOTH
-def test_company_changes_nothing(pieces: bool) -> None:
+def test_other_requests_do_not_change_a_reply(pieces: bool) -> None:
     model = loaded(pieces, double=True)
     generator = BlockBackend(model, block=6, per_call=2)
     requests = [
@@ -192,7 +195,7 @@ def test_company_changes_nothing(pieces: bool) -> None:
 
 
 @BOTH
-def test_the_ledger_of_blocks(pieces: bool) -> None:
+def test_blocks_count_their_cost(pieces: bool) -> None:
     model = loaded(pieces)
     for prompt in PROMPTS[:4]:
         with ledger(model) as book:
@@ -224,7 +227,7 @@ def test_a_step_that_was_carried_over_costs_nothing() -> None:
         assert (book, reply.spent.forward_tokens, reply.spent.calls) == (Ledger(), 0, 0)
 
 
-def test_what_is_refused() -> None:
+def test_unsupported_models_and_requests_are_refused() -> None:
     with pytest.raises(ConfigError, match="open_share"):
         BlockBackend(fresh(open_share=0.0))
     for settings in ({"block": 0}, {"per_call": 0}):
@@ -234,21 +237,21 @@ def test_what_is_refused() -> None:
         one(BlockBackend(loaded()), prompt="(+ a 1)>")
 
 
-def test_canvases_end() -> None:
-    """A prompt that leaves no room is refused.
+def test_steps_end_at_the_end_of_the_canvas() -> None:
+    """A prompt that leaves no space is refused.
 
-    A step that fills the room ends there and says so.
+    A step that fills the space ends there with finish `length`.
     """
     model: Loaded = loaded()
     longest = model.config.model.block_size
     generator = BlockBackend(model, block=8)
     recorder = Recorder(generator)
-    for room in (1, 5, 11):
-        prompt = "1" * (longest - 1 - room)
+    for space in (1, 5, 11):
+        prompt = "1" * (longest - 1 - space)
         reply = one(generator, prompt=prompt, num=6, stop=stop_of("?"))  # which no token spells
         lengths = {step.tokens for step in reply.candidates if step.finish == "length"}
-        assert lengths == {room}
-        assert all(step.tokens <= room for step in reply.candidates)
+        assert lengths == {space}
+        assert all(step.tokens <= space for step in reply.candidates)
     assert max(len(canvas) for call in recorder.shown for canvas in call.canvases) == longest
     with pytest.raises(
         BackendError, match=f"{longest - 1} tokens; the canvases of this model end at {longest}"

@@ -1,5 +1,4 @@
-"""Our causal mode step by step: equal to one piece, to one pass of the model, and to itself in
-any company."""
+"""The causal mode by steps equals one continuous draw, one pass, and any batch."""
 
 from __future__ import annotations
 
@@ -40,8 +39,10 @@ BOTH = pytest.mark.parametrize("pieces", [False, True], ids=["characters", "piec
 
 
 def next_log_probs(model: Loaded, strings: list[list[int]]) -> torch.Tensor:
-    """(strings, width, vocab): row i is log p(token i | those before) of BOS and a string, by
-    one pass without a cache."""
+    """Return log p(token i
+
+    tokens before) of BOS and a string, by one pass without a cache.|Shape (strings, width, vocab).
+    """
     vocabulary = model.vocabulary
     length = torch.tensor([len(ids) + 1 for ids in strings])
     tokens = torch.full((len(strings), int(length.max())), vocabulary.pad)
@@ -57,9 +58,11 @@ def next_log_probs(model: Loaded, strings: list[list[int]]) -> torch.Tensor:
 
 
 @BOTH
-def test_steps_are_the_whole_answer(pieces: bool) -> None:
-    """Greedily, on 200 prompts: the same ids in steps and in one piece, with the log-probability
-    of one pass."""
+def test_steps_join_to_the_whole_answer(pieces: bool) -> None:
+    """On 200 prompts greedy steps have the ids of one continuous draw.
+
+    Log-probabilities equal those of one pass.
+    """
     model = loaded(pieces, double=True)
     generator = CausalBackend(model)
     whole = generator.next_step(
@@ -112,8 +115,10 @@ def test_steps_are_the_whole_answer(pieces: bool) -> None:
 
 
 def some_requests(model: Loaded) -> list[Request]:
-    """Of several temperatures, prompts and lengths of the answer so far, one of which is
-    continued twice."""
+    """Return requests of several temperatures, prompts and lengths of the partial answer.
+
+    One partial answer is continued twice.
+    """
     generator = CausalBackend(model)
     requests = [
         Request(prompt, num=3, temperature=heat, seed=i, stop=stop_of(">", most=10))
@@ -130,13 +135,15 @@ def some_requests(model: Loaded) -> list[Request]:
 
 
 @BOTH
-def test_company_changes_nothing(pieces: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_other_requests_do_not_change_a_reply(
+    pieces: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     model = loaded(pieces)
     requests = some_requests(model)
     alone = [CausalBackend(model).next_step([request])[0].candidates for request in requests]
     assert len({c.step for steps in alone for c in steps}) > len(requests)
     generator = CausalBackend(model)
-    for _ in range(2):  # the second time everything is known already
+    for _ in range(2):  # the second time all nodes are cached
         for reply, expected in zip(generator.next_step(requests), alone, strict=True):
             same(reply.candidates, expected)
     generator.forget()
@@ -145,18 +152,17 @@ def test_company_changes_nothing(pieces: bool, monkeypatch: pytest.MonkeyPatch) 
     for request, expected in zip(requests, alone, strict=True):
         same(one(generator, **vars(replace(request, num=5))).candidates[:3], expected)
         same(one(generator, **vars(replace(request, num=2, first=1))).candidates, expected[1:])
-    generator.memory = 0  # it forgets before every request
+    generator.memory = 0  # forget before every request
     for reply, expected in zip(generator.next_step(requests), alone, strict=True):
         same(reply.candidates, expected)
-    anew = CausalBackend(model)
-    anew.next_step(requests)
-    assert generator.nodes == anew.nodes == len(generator.after)
+    fresh_backend = CausalBackend(model)
+    fresh_backend.next_step(requests)
+    assert generator.nodes == fresh_backend.nodes == len(generator.after)
 
 
 @BOTH
-def test_token_by_token(pieces: bool) -> None:
-    """A step that is asked for token by token is the step that is asked for at once, numbers
-    included."""
+def test_one_token_at_a_time_equals_the_whole_step(pieces: bool) -> None:
+    """A step requested token by token equals the step requested at once, with its figures."""
     model = loaded(pieces)
     for number in range(12):
         request = Request(
@@ -187,7 +193,7 @@ def test_token_by_token(pieces: bool) -> None:
 
 
 @BOTH
-def test_forgetting_costs_and_changes_nothing(pieces: bool) -> None:
+def test_forgetting_costs_tokens_and_does_not_change_replies(pieces: bool) -> None:
     model = loaded(pieces)
     request = Request(PROMPTS[3], num=2, seed=5, stop=stop_of(">", most=9))
     generator = CausalBackend(model)
@@ -195,17 +201,17 @@ def test_forgetting_costs_and_changes_nothing(pieces: bool) -> None:
     later = replace(request, partial=first.candidates[1:])
     known = generator.next_step([later])[0]
     generator.forget()
-    anew = generator.next_step([later])[0]
-    same(known.candidates, anew.candidates)
+    fresh_backend = generator.next_step([later])[0]
+    same(known.candidates, fresh_backend.candidates)
     path = (
         len(model.vocabulary.encode(request.prompt)) + 1 + first.candidates[1].tokens
     )  # BOS, prompt and first step
     unread = int(first.candidates[1].finish != "end")  # its last token
-    assert anew.spent.forward_tokens - known.spent.forward_tokens == path - unread
+    assert fresh_backend.spent.forward_tokens - known.spent.forward_tokens == path - unread
 
 
 @BOTH
-def test_a_small_temperature_is_none(pieces: bool) -> None:
+def test_a_tiny_temperature_equals_temperature_zero(pieces: bool) -> None:
     generator, stop = CausalBackend(loaded(pieces)), stop_of(most=TOKENS)
     cold, cool, warm = (
         [
@@ -221,10 +227,10 @@ def test_a_small_temperature_is_none(pieces: bool) -> None:
 @BOTH
 @pytest.mark.parametrize("heat", [1.0, 0.6])
 def test_draws_follow_the_model(pieces: bool, heat: float) -> None:
-    """4,000 first tokens against softmax(log p / T), at a level of one in a million.
+    """Compare 4,000 first tokens with softmax(log p / T), at a level of one in a million.
 
-    Power: the draws of the other temperature are told from it; their distance in total variation
-    is asserted, too.
+    The test has power: draws of the other temperature are distinguished, and their distance in
+    total variation is asserted, too.
     """
     model, prompt = loaded(pieces, double=True), PROMPTS[1]
     ids = model.vocabulary.encode(prompt)
@@ -242,16 +248,16 @@ def test_draws_follow_the_model(pieces: bool, heat: float) -> None:
     drawn = [candidate.ids[0] for candidate in reply.candidates]
     assert chi_square(drawn, dict(enumerate(truth.tolist()))) < ONE_IN_A_MILLION
     assert chi_square(drawn, dict(enumerate(other.tolist()))) > ONE_IN_A_MILLION
-    for candidate in reply.candidates[:50]:  # at temperature 1, whatever the draw's was
+    for candidate in reply.candidates[:50]:  # at temperature 1 for any temperature of the draw
         assert candidate.log_probs[0] == pytest.approx(float(log_p[candidate.ids[0]]), abs=1e-5)
     assert reply.spent.forward_tokens == len(ids) + 1  # the last token of an answer costs nothing
 
 
 @BOTH
-def test_draws_of_two_tokens(pieces: bool) -> None:
-    """The second token depends on the first by the model alone.
+def test_draws_of_two_tokens_follow_the_model(pieces: bool) -> None:
+    """The second token depends on the first through the model only.
 
-    No random number serves two places.
+    No random number is used at two positions.
     """
     model, prompt = loaded(pieces, double=True), PROMPTS[1]
     ids, inner, eos = (
@@ -273,10 +279,10 @@ def test_draws_of_two_tokens(pieces: bool) -> None:
 
 
 @BOTH
-def test_the_ledger_of_steps(pieces: bool) -> None:
-    """For one problem at a time tokens and calls are those of the hook.
+def test_steps_count_their_cost(pieces: bool) -> None:
+    """For one problem tokens and calls equal those of the hook.
 
-    Of a batch the tokens of all add up to it.
+    For a batch the tokens of all problems sum to those of the hook.
     """
     model = loaded(pieces)
     for prompt in PROMPTS[:6]:
@@ -304,9 +310,9 @@ def test_the_ledger_of_steps(pieces: bool) -> None:
 
 
 def test_a_partial_answer_is_not_tokenised_again() -> None:
-    """`)>(` as one token or three are two histories.
+    """`)>(` as one token and as three tokens are two histories.
 
-    Ids decide, and text is cut only where there are none that spell it.
+    Ids decide; text is tokenised only if no ids spell it.
     """
     model = loaded(pieces=True)
     vocabulary, prompt = model.vocabulary, PROMPTS[0]
@@ -331,7 +337,7 @@ def test_a_partial_answer_is_not_tokenised_again() -> None:
     assert answer_ids(Request(prompt, (as_single, ended)), vocabulary) == [*single, *ended.ids]
 
 
-def test_what_is_refused() -> None:
+def test_unsupported_models_and_requests_are_refused() -> None:
     with pytest.raises(ConfigError, match="causal_length: false"):
         CausalBackend(fresh(causal_length=True))
     with pytest.raises(ConfigError, match="head: next"):
@@ -341,7 +347,7 @@ def test_what_is_refused() -> None:
         one(generator, prompt="(+ a 1)>")
     with pytest.raises(BackendError, match=str(causal.LONGEST)):
         one(generator, prompt="1" * (causal.LONGEST + 1))
-    assert not generator.children  # what was refused left nothing behind
+    assert not generator.children  # refused requests leave no node
     long = one(
         generator, prompt="1" * 300, num=2, temperature=0.0, stop=Stop((), 3)
     )  # beyond the canvases of the training
@@ -349,10 +355,12 @@ def test_what_is_refused() -> None:
 
 
 @pytest.mark.parametrize("segment", [1, 2, 4, 7, 128])
-def test_deep_branching_histories(segment: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Read in any order and parts, the nodes of a tree have the log-probabilities of one pass.
+def test_deep_branching_histories_equal_single_passes(
+    segment: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nodes of a tree, read in any order, have the log-probabilities of one pass.
 
-    Segments end everywhere in the strings: before, at and behind a branch.
+    Segments end before, at and after a branch.
     """
     monkeypatch.setattr(caches, "SEGMENT", segment)
     model, rng = loaded(False, double=True), random.Random(segment)
@@ -386,7 +394,7 @@ def test_deep_branching_histories(segment: int, monkeypatch: pytest.MonkeyPatch)
 
 
 def test_memory_is_bounded_by_bytes() -> None:
-    """What is kept is at most `memory` and the tokens of a call; the answers are the same."""
+    """The cache holds at most `memory` plus the tokens of a call; answers do not change."""
     model = loaded()
     small, large = CausalBackend(model, memory=100_000), CausalBackend(model)
     before = small.token_bytes
@@ -406,8 +414,7 @@ def test_memory_is_bounded_by_bytes() -> None:
 
 @both_seeds
 def test_passes_hold_all_nodes_and_keep_runs_together(seed: int) -> None:
-    """Every node is in one pass; a run of parents and children has passes of its own; others fill
-    theirs."""
+    """Every node is in one pass; a run of parents and children has separate passes."""
     for rng in cases(500, seed, 1.0):
         first, size, parents, runs = rng.randrange(5), rng.randrange(1, 6), [], []
         for _ in range(rng.randrange(1, 8)):

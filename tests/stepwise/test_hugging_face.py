@@ -46,7 +46,7 @@ def folders(tmp_path_factory):
 
 @pytest.fixture(params=KINDS)
 def folder(request, folders):
-    """Of either kind, where numbers of the model matter."""
+    """Return a backend of either kind, for tests of the model's figures."""
     return folders[request.param]
 
 
@@ -56,7 +56,7 @@ def generator(folders) -> HuggingFaceBackend:
 
 
 def walk(generator: StepBackend, prompt: str, tokens: int, **settings) -> list[Candidate]:
-    """Step after step, of candidate 0, until the end or `tokens` tokens."""
+    """Return the steps of candidate 0 until the end or `tokens` tokens."""
     steps: list[Candidate] = []
     while sum(step.tokens for step in steps) < tokens and not (steps and steps[-1].finish == "end"):
         [step] = one(generator, prompt=prompt, partial=tuple(steps), **settings).candidates
@@ -70,7 +70,7 @@ def ids_of(steps) -> tuple[int, ...]:
 
 
 def same(left: list[Candidate], right: list[Candidate], tolerance: float = 1e-5) -> None:
-    """The same candidates, the numbers up to rounding."""
+    """Assert that candidates are equal, with figures up to rounding."""
     assert len(left) == len(right)
     for a, b in zip(left, right, strict=True):
         bare = [replace(one, log_probs=(), entropies=(), gaps=()) for one in (a, b)]
@@ -80,7 +80,7 @@ def same(left: list[Candidate], right: list[Candidate], tolerance: float = 1e-5)
 
 
 @pytest.mark.parametrize("chat", [True, False])
-def test_steps_are_what_generate_writes(folder, chat):
+def test_steps_equal_the_output_of_generate(folder, chat):
     generator = load(folder, chat=chat)
     assert generator.capabilities.chat == generator.prompts.chat == chat
     assert generator.name == folder.name
@@ -98,7 +98,7 @@ def test_steps_are_what_generate_writes(folder, chat):
 
 
 @pytest.mark.parametrize(("dtype", "near"), [(torch.float32, 1e-5), (torch.float64, 1e-10)])
-def test_log_probabilities_are_those_of_one_pass(folder, dtype, near):
+def test_log_probabilities_equal_those_of_one_pass(folder, dtype, near):
     generator = load(folder, dtype=dtype)
     for prompt in PROMPTS[:3]:
         steps = walk(generator, prompt, 30, stop=Stop((">", " "), 6), seed=5)
@@ -119,7 +119,7 @@ def test_log_probabilities_are_those_of_one_pass(folder, dtype, near):
 
 
 def requests_at_random(generator: StepBackend, count: int) -> list[Request]:
-    """Of a few prompts and seeds, in any order: new ones, branches, and older states again."""
+    """Return requests of a few prompts and seeds: new ones, branches, and older states."""
     draw, states = random.Random(0), [(prompt, ()) for prompt in PROMPTS[:4]]
     found = []
     for _ in range(count):
@@ -136,7 +136,7 @@ def requests_at_random(generator: StepBackend, count: int) -> list[Request]:
     return found
 
 
-def test_a_cache_changes_nothing(folder):
+def test_a_cache_does_not_change_replies(folder):
     plain, kept, small = load(folder, kept=0), load(folder, kept=64), load(folder, kept=2)
     others = [load(folder, kept_tokens=most) for most in (0, 60, 300)]
     requests = requests_at_random(plain, 12)
@@ -178,7 +178,7 @@ def test_a_candidate_depends_on_its_number_alone(generator):
     assert many[0].ids != one(generator, **{**settings, "seed": 6}).candidates[0].ids
 
 
-def test_one_token_at_a_time_is_the_whole_step(generator):
+def test_one_token_at_a_time_equals_the_whole_step(generator):
     for i, whole in enumerate(
         one(generator, prompt=PROMPTS[1], num=6, stop=Stop((), 12)).candidates
     ):
@@ -204,8 +204,8 @@ def test_draws_follow_the_softmax(by):
     )
 
 
-def test_a_template_that_agrees(generator):
-    """The ids of an answer follow those of the prompt; a new turn would have been rendered."""
+def test_ids_of_an_answer_follow_those_of_the_prompt(generator):
+    """The ids of an answer follow those of the prompt; no new turn is rendered."""
     tokenizer, ids = generator.model.tokens.tokenizer, generator.prompts.ids("compute 1")
     turn = [{"role": "user", "content": "compute 1"}]
     rendered = tokenizer.apply_chat_template(turn, add_generation_prompt=True)
@@ -230,7 +230,7 @@ def test_a_template_that_agrees(generator):
     assert (wrong.count(3), wrong[: len(ids)]) == (ids.count(3) + 1, list(ids))
 
 
-def test_templates_that_do_not_agree():
+def test_templates_that_do_not_keep_the_prefix():
     model = network()
     agreed = HuggingFaceBackend(model, byte_level())
     strips = HuggingFaceBackend(model, byte_level(STRIPS))
@@ -298,7 +298,7 @@ def test_only_new_tokens_are_run(generator):
     assert len(generator._kept.groups) == 1
 
 
-def test_limits_of_the_kept_entries(generator):
+def test_kept_cache_entries_are_limited(generator):
     stop = Stop(tuple("abcdefghijklmnop"), 30, 2)
     requests = [Request(f"compute {i}", stop=stop, seed=i) for i in range(20)]
     steps = [reply.candidates for reply in generator.next_step(requests)]
@@ -325,7 +325,7 @@ def test_limits_of_the_kept_entries(generator):
     assert set(group) == {ids, *((*ids, *step.ids[:-1]) for step in steps if step.finish == "stop")}
 
 
-def test_positions_end(generator):
+def test_steps_end_at_the_last_position(generator):
     with pytest.raises(BackendError, match=str(ROOM)) as error:
         one(generator, prompt="日本 " * 90)
     assert "\n" not in str(error.value)
@@ -344,7 +344,7 @@ def test_positions_end(generator):
         one(HuggingFaceBackend(generator.model.module, byte_level(None)), prompt="")
 
 
-def test_steps_of_another_backend(generator):
+def test_steps_of_another_backend_are_tokenised(generator):
     text = "so <1 + 2>"
     ids = tuple(generator.model.tokens.tokenizer(text).input_ids)
     foreign = Candidate(text, text, "stop", 3)
@@ -358,7 +358,7 @@ def test_steps_of_another_backend(generator):
         one(generator, prompt=PROMPTS[0], partial=(Candidate(CLOSE, CLOSE, "stop", 1),))
 
 
-def test_a_cache_that_cannot_be_copied(monkeypatch, folder):
+def test_a_cache_that_cannot_be_copied_is_not_used(monkeypatch, folder):
     expected = walk(load(folder), PROMPTS[3], 12, stop=Stop((), 4))
     monkeypatch.setattr(GrowingRows, "copy", lambda rows, _: rows)  # never a copy
     generator = load(folder)
@@ -368,7 +368,7 @@ def test_a_cache_that_cannot_be_copied(monkeypatch, folder):
     assert not generator._kept.groups
 
 
-def test_weights_that_give_nan(folder):
+def test_weights_that_give_nan_are_an_error(folder):
     generator = load(folder)
     with torch.no_grad():
         next(iter(generator.model.module.parameters())).fill_(torch.nan)
@@ -377,14 +377,14 @@ def test_weights_that_give_nan(folder):
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
-def test_other_dtypes(folder, dtype):
+def test_other_dtypes_are_supported(folder, dtype):
     generator = load(folder, dtype=dtype)
     assert generator.caches
     steps = walk(generator, PROMPTS[0], 10)
     assert all(type(x) is float and x <= 0 for step in steps for x in step.log_probs)
 
 
-def test_what_cannot_be_loaded(folder, tmp_path, monkeypatch):
+def test_unloadable_models_are_refused(folder, tmp_path, monkeypatch):
     with pytest.raises(CheckpointError, match="cannot read") as error:
         load(tmp_path)
     assert "\n" not in str(error.value)

@@ -52,7 +52,7 @@ def step_of(generator: HuggingFaceBackend, stop: Stop, *partial: Candidate) -> C
     return step
 
 
-def test_stop_strings_across_and_inside_tokens():
+def test_stop_strings_match_across_and_inside_tokens():
     generator = scripted("a", ">", ">", "(", "b", ">(", "c")
     a = step_of(generator, Stop((">>(",)))
     assert (a.step, a.overshoot, a.tokens, a.finish) == ("a>>(", "", 4, "stop")
@@ -90,7 +90,7 @@ def test_early_stop_strings_do_not_count():
     assert step_of(generator, Stop((">x", ">>"), min_tokens=3)).step == ">>x"
 
 
-def test_characters_of_several_tokens():
+def test_characters_of_several_tokens_are_decoded_whole():
     """No step shows a part of one, though ids are never cut; invalid bytes are replaced."""
     accent = [ACCENT[:1], ACCENT[1:]]
     pieces = ["a", *(EMOJI[i : i + 1] for i in range(4)), *accent, ">", b"\xf0", "b", b"\xc3"]

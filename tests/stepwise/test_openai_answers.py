@@ -1,4 +1,4 @@
-"""Backends over HTTP, against servers on this machine: what becomes of their answers."""
+"""Backends over HTTP against local servers: how answers are read."""
 
 from __future__ import annotations
 
@@ -36,11 +36,11 @@ def serve() -> Iterator[Serve]:
         yield start
 
 
-# Which end it was
+# Finish reasons
 
 
 @pytest.mark.parametrize(
-    "reason, more, said, finish",
+    "reason, more, text, finish",
     [
         ("length", {}, "ab", "length"),
         ("length", {"stop_reason": None}, "ab", "length"),
@@ -53,13 +53,15 @@ def serve() -> Iterator[Serve]:
         ("stop", {}, "ab>", "stop"),
     ],
 )
-def test_ends(serve: Serve, reason: str, more: dict[str, Any], said: str, finish: str) -> None:
+def test_finish_reasons_are_read(
+    serve: Serve, reason: str, more: dict[str, Any], text: str, finish: str
+) -> None:
     request = Request("p", stop=Stop((">", "!"), 9))
     for kind, make in ((CompletionsBackend, completion), (ChatBackend, chat)):
         candidate = only(kind("m", serve(make("ab", reason=reason, **more)).url), request)
         assert (candidate.step, candidate.text, candidate.finish, candidate.overshoot) == (
-            said,
-            said,
+            text,
+            text,
             finish,
             "",
         )
@@ -70,7 +72,7 @@ def test_without_stop_strings_a_stop_is_the_end(serve: Serve) -> None:
     assert only(backend, Request("p", stop=Stop(()))).finish == "end"
 
 
-def test_ambiguous_ends_are_told_by_the_caller(serve: Serve) -> None:
+def test_ambiguous_ends_are_decided_by_the_caller(serve: Serve) -> None:
     seen = []
 
     def ended(text: str) -> bool:
@@ -84,10 +86,10 @@ def test_ambiguous_ends_are_told_by_the_caller(serve: Serve) -> None:
         only(backend, request) for request in (Request("ab"), Request("ac"), Request("", carried))
     ]
     assert [(c.step, c.finish) for c in candidates[:2]] == [("ab", "end"), ("ac>", "stop")]
-    assert seen == ["ab", "ac"]  # the third says a stop string itself
+    assert seen == ["ab", "ac"]  # the third contains a stop string itself
 
 
-def test_what_was_carried_over_begins_the_step(serve: Serve) -> None:
+def test_overshoot_begins_the_next_step(serve: Serve) -> None:
     server = serve(completion("bc", stop_reason=">"))
     carried = (Candidate("a>", "a>(", "stop", 2, overshoot="("),)
     candidate = only(CompletionsBackend("m", server.url), Request("p", carried))
@@ -95,14 +97,14 @@ def test_what_was_carried_over_begins_the_step(serve: Serve) -> None:
     assert server.bodies[0]["prompt"] == "pa>("
 
 
-def test_a_server_that_cuts_nothing_leaves_an_excess(serve: Serve) -> None:
+def test_a_server_that_does_not_cut_leaves_an_overshoot(serve: Serve) -> None:
     server = serve(completion("b>c>", reason="length"))
     backend = CompletionsBackend("m", server.url)
     first = only(backend, Request("p"))
     assert (first.step, first.text, first.overshoot, first.finish) == ("b>", "b>c>", "c>", "stop")
     (reply,) = backend.next_step(
         [Request("p", (first,))]
-    )  # a whole step was carried over: nothing is asked
+    )  # the overshoot is a whole step: no request is sent
     assert (reply.candidates[0].step, reply.candidates[0].text, reply.candidates[0].finish) == (
         "c>",
         "",
@@ -112,7 +114,7 @@ def test_a_server_that_cuts_nothing_leaves_an_excess(serve: Serve) -> None:
     assert len(server.bodies) == 1
 
 
-def test_a_stop_string_across_the_seam(serve: Serve) -> None:
+def test_a_stop_string_across_two_steps_is_found(serve: Serve) -> None:
     carried = (Candidate("a;", "a;-", "stop", 2, overshoot="-"),)
     request = Request("p", carried, stop=Stop(("--", ";"), 9))
     candidate = only(CompletionsBackend("m", serve(completion("-c", stop_reason=";")).url), request)
@@ -124,7 +126,7 @@ def test_a_stop_string_across_the_seam(serve: Serve) -> None:
     )
 
 
-def test_an_end_that_is_no_answer(serve: Serve) -> None:
+def test_an_end_without_an_answer_is_an_error(serve: Serve) -> None:
     assert "'content_filter'" in fails(
         CompletionsBackend("m", serve(completion("x", reason="content_filter")).url)
     )
@@ -145,10 +147,10 @@ def test_missing_log_probs_are_an_error(serve: Serve) -> None:
         made = completion("ab", stop_reason=">")
         made["choices"][0]["logprobs"] = given
         backend = CompletionsBackend("m", serve(made).url)
-        said = fails(backend)
-        assert said.startswith("completions:m at http://127.0.0.1:")
-        assert "returns no log-probabilities" in said
-        assert "vote" in said
+        message = fails(backend)
+        assert message.startswith("completions:m at http://127.0.0.1:")
+        assert "returns no log-probabilities" in message
+        assert "vote" in message
 
 
 def test_tokens_of_the_stop_string_are_kept_where_they_have_a_number(serve: Serve) -> None:
@@ -172,7 +174,7 @@ def test_a_choice_without_text_and_log_probs_is_not_certain(serve: Serve) -> Non
     )
 
 
-def test_an_end_that_says_nothing_is_certain(serve: Serve) -> None:
+def test_an_empty_end_is_certain(serve: Serve) -> None:
     for more in ({}, {"stop_reason": None}):
         candidate = only(
             ChatBackend("m", serve(chat(None, usage=(10, 1), **more)).url), Request("p")
@@ -191,7 +193,7 @@ def test_an_end_that_says_nothing_is_certain(serve: Serve) -> None:
     assert (candidate.step, candidate.finish, candidate.log_probs) == ("(>", "stop", None)
 
 
-def test_entropies_and_gaps(serve: Serve) -> None:
+def test_entropies_and_gaps_equal_a_hand_computation(serve: Serve) -> None:
     tops = [
         {"a": math.log(0.5), "b": math.log(0.25)},
         {"c": math.log(0.1), "d": math.log(0.9), "e": -9999.0},
@@ -216,7 +218,7 @@ def test_entropies_and_gaps(serve: Serve) -> None:
 # Several choices
 
 
-def test_several_choices_in_their_order(serve: Serve) -> None:
+def test_several_choices_keep_their_order(serve: Serve) -> None:
     made = completion("a", "bb", "c", usage=(10, 7), stop_reason=">")
     made["choices"].reverse()
     server = serve(made)
@@ -229,7 +231,7 @@ def test_several_choices_in_their_order(serve: Serve) -> None:
     assert [c.tokens for c in reply.candidates] == [2, 2, 3]
 
 
-def test_the_rest_of_too_few_choices_is_asked_for(serve: Serve) -> None:
+def test_missing_choices_are_requested_again(serve: Serve) -> None:
     server = serve(completion("a", usage=(10, 2), stop_reason=">"))
     backend = CompletionsBackend("m", server.url)
     (reply,) = backend.next_step([Request("p", num=3, seed=7)])
@@ -243,16 +245,16 @@ def test_the_rest_of_too_few_choices_is_asked_for(serve: Serve) -> None:
     assert len(set(seeds)) == 3
 
 
-def test_no_choices_and_too_many(serve: Serve) -> None:
+def test_wrong_numbers_of_choices_are_errors(serve: Serve) -> None:
     for texts in ((), ("a", "b")):
-        said = fails(CompletionsBackend("m", serve(completion(*texts)).url))
-        assert f"{len(texts)} choices came where n is 1" in said
+        message = fails(CompletionsBackend("m", serve(completion(*texts)).url))
+        assert f"{len(texts)} choices came where n is 1" in message
 
 
-# What it costs
+# Cost
 
 
-def test_spent_without_cached_tokens(serve: Serve) -> None:
+def test_spent_excludes_cached_tokens(serve: Serve) -> None:
     made = completion("abcd", usage=(100, 6), stop_reason=">")
     made["usage"]["prompt_tokens_details"] = {"cached_tokens": 64}
     backend = CompletionsBackend("m", serve(made).url)
@@ -264,18 +266,18 @@ def test_spent_without_cached_tokens(serve: Serve) -> None:
     assert backend.next_step([Request("p")])[0].spent.forward_tokens == 106
 
 
-def test_missing_usage_is_counted(serve: Serve) -> None:
+def test_missing_usage_is_estimated(serve: Serve) -> None:
     backend = CompletionsBackend("m", serve(completion("abc", usage=None, stop_reason=">")).url)
     replies = backend.next_step([Request("p"), Request("q")])
     assert [reply.spent.forward_tokens for reply in replies] == [3, 3]
     assert (replies[0].candidates[0].tokens, backend.unmetered) == (3, 2)
 
 
-# Answers that are none
+# Malformed answers
 
 
 @pytest.mark.parametrize(
-    "body, said",
+    "body, message",
     [
         ("<html>no</html>", "answered what is not JSON: '<html>no</html>'"),
         ("", "not JSON"),
@@ -285,9 +287,9 @@ def test_missing_usage_is_counted(serve: Serve) -> None:
         ({"choices": [{"text": 1, "finish_reason": "stop"}]}, "a choice says what is no text: '1'"),
     ],
 )
-def test_answers_that_are_none(serve: Serve, body: Any, said: str) -> None:
-    assert said in fails(CompletionsBackend("m", serve((200, body)).url))
+def test_malformed_answers_are_errors(serve: Serve, body: Any, message: str) -> None:
+    assert message in fails(CompletionsBackend("m", serve((200, body)).url))
 
 
-def test_a_chat_without_message(serve: Serve) -> None:
+def test_a_chat_choice_without_message_is_an_error(serve: Serve) -> None:
     assert "a choice has no message" in fails(ChatBackend("m", serve(completion("x")).url))

@@ -47,7 +47,7 @@ def serve() -> Iterator[Serve]:
 # What is sent
 
 
-def test_completions_body(serve: Serve) -> None:
+def test_body_of_a_completions_request(serve: Serve) -> None:
     server = serve(completion("b", stop_reason=">"))
     backend = CompletionsBackend("some-model", server.url)
     request = Request(
@@ -77,7 +77,7 @@ def test_text_is_sent_exactly(serve: Serve, text: str) -> None:
     ]
 
 
-def test_bodies_without_stops_and_log_probs(serve: Serve) -> None:
+def test_body_without_stops_and_log_probs(serve: Serve) -> None:
     server = serve(lambda body: completion("x") if "prompt" in body else chat("x"))
     request = Request("p", stop=Stop((), 9))
     for kind in (CompletionsBackend, ChatBackend):
@@ -107,7 +107,7 @@ def test_bodies_without_stops_and_log_probs(serve: Serve) -> None:
         ("plain", {}, {}),
     ],
 )
-def test_chat_bodies(
+def test_body_of_a_chat_request(
     serve: Serve, prefill: Any, mark: dict[str, Any], extra: dict[str, Any]
 ) -> None:
     server = serve(chat("x", stop_reason=">"))
@@ -135,7 +135,7 @@ def test_chat_bodies(
     }
 
 
-def test_the_default_prefill(serve: Serve) -> None:
+def test_default_prefill(serve: Serve) -> None:
     server = serve(chat("x", stop_reason=">"))
     only(ChatBackend("m", server.url), Request("p", after("a>")))
     assert server.bodies[0]["continue_final_message"] is True
@@ -144,7 +144,7 @@ def test_the_default_prefill(serve: Serve) -> None:
         ChatBackend("m", server.url, prefill="suffix")  # type: ignore[arg-type]
 
 
-def test_which_backend_asks_in_chat(serve: Serve) -> None:
+def test_only_the_chat_backend_uses_chat(serve: Serve) -> None:
     url = serve(completion("x")).url
     assert ChatBackend("m", url).capabilities.chat is True
     assert CompletionsBackend("m", url).capabilities.chat is False
@@ -164,15 +164,15 @@ def test_seeds_fit_31_bits_and_differ_by_first(serve: Serve) -> None:
     assert all(0 <= seed < 2**31 for seed in seeds)
 
 
-def test_what_cannot_be_asked_is_said_before_anything_is_sent(serve: Serve) -> None:
+def test_unsupported_requests_are_refused_before_sending(serve: Serve) -> None:
     server = serve(completion("x"))
     backend = CompletionsBackend("m", server.url)
-    for request, said in (
+    for request, message in (
         (Request("p", stop=Stop((">",), 9, 2)), "cannot hold stop strings back"),
         (Request("p", stop=Stop(tuple("abcde"), 9)), "at most 4"),
         (Request("p\ud800"), "surrogate"),
     ):
-        with pytest.raises(ConfigError, match=said):
+        with pytest.raises(ConfigError, match=message):
             backend.next_step([Request("fine"), request])
     assert server.bodies == []
     assert backend.next_step([]) == []
@@ -181,7 +181,7 @@ def test_what_cannot_be_asked_is_said_before_anything_is_sent(serve: Serve) -> N
 # Several requests
 
 
-def test_order_and_concurrency(serve: Serve) -> None:
+def test_replies_keep_their_order_under_concurrency(serve: Serve) -> None:
     lock, running, most = threading.Lock(), 0, 0
 
     def answer(body: dict[str, Any]) -> Answer:
@@ -200,7 +200,7 @@ def test_order_and_concurrency(serve: Serve) -> None:
     assert 2 <= most <= 4
 
 
-def test_the_first_error_after_all_have_ended(serve: Serve) -> None:
+def test_first_error_is_raised_after_all_requests_end(serve: Serve) -> None:
     def answer(body: dict[str, Any]) -> Answer:
         if body["prompt"] == "slow":
             time.sleep(0.1)
@@ -241,15 +241,15 @@ def test_an_interrupt_ends_at_once(serve: Serve) -> None:
         asked.wait(30)
         process.send_signal(signal.SIGINT)
         try:
-            said, _ = process.communicate(timeout=12)
+            output, _ = process.communicate(timeout=12)
         except (
             subprocess.TimeoutExpired
-        ):  # Python drops an interrupt that finds it in a destructor: whoever is there asks again
+        ):  # Python drops an interrupt in a destructor: send it again
             process.send_signal(signal.SIGINT)
-            said, _ = process.communicate(
+            output, _ = process.communicate(
                 timeout=12
             )  # the requests themselves go on for 30 seconds
-        assert (said.strip(), process.returncode) == (b"interrupted", 0)
+        assert (output.strip(), process.returncode) == (b"interrupted", 0)
         assert len(server.bodies) == 2
     finally:
         done.set()
@@ -259,7 +259,7 @@ def test_an_interrupt_ends_at_once(serve: Serve) -> None:
 # Errors
 
 
-def test_retries(serve: Serve) -> None:
+def test_temporary_errors_are_retried(serve: Serve) -> None:
     tries = 0
 
     def answer(body: dict[str, Any]) -> Answer:
@@ -278,19 +278,19 @@ def test_retries(serve: Serve) -> None:
     assert "in 2 tries (HTTP 503): 'busy'" in fails(CompletionsBackend("m", server.url, retries=1))
 
 
-def test_timeout(serve: Serve) -> None:
+def test_a_slow_server_times_out(serve: Serve) -> None:
     def answer(body: dict[str, Any]) -> Answer:
         time.sleep(0.8)
         return completion("a")
 
     started = time.perf_counter()
-    said = fails(CompletionsBackend("m", serve(answer).url, timeout=0.3, retries=0))
-    assert "no answer within 0.3 seconds" in said
+    message = fails(CompletionsBackend("m", serve(answer).url, timeout=0.3, retries=0))
+    assert "no answer within 0.3 seconds" in message
     assert time.perf_counter() - started < 0.75
 
 
 @pytest.mark.parametrize(
-    "status, body, kind, said",
+    "status, body, kind, message",
     [
         (
             400,
@@ -332,8 +332,8 @@ def test_timeout(serve: Serve) -> None:
         (402, "", BackendError, "failed (HTTP 402): 'Payment Required'"),
     ],
 )
-def test_statuses(
-    serve: Serve, status: int, body: Any, kind: type[BackendError], said: str
+def test_error_statuses_give_one_line(
+    serve: Serve, status: int, body: Any, kind: type[BackendError], message: str
 ) -> None:
     server = serve((status, body, {"retry-after-ms": "1"}))
     for backend in (
@@ -341,25 +341,25 @@ def test_statuses(
         ChatBackend("m", server.url, retries=1),
     ):
         line = fails(backend, kind)
-        assert said in line
+        assert message in line
         assert f"{backend.name} at {server.url}" in line
         assert len(line) <= 400
 
 
-def test_a_server_that_is_not_there() -> None:
+def test_an_unreachable_server_is_reported() -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    said = fails(
+    message = fails(
         CompletionsBackend("m", f"http://user:hush@127.0.0.1:{port}/v1?token=hush", retries=0)
     )
-    assert f"at http://127.0.0.1:{port}/v1: cannot be reached" in said
-    assert "refused" in said
-    assert "hush" not in said
+    assert f"at http://127.0.0.1:{port}/v1: cannot be reached" in message
+    assert "refused" in message
+    assert "hush" not in message
 
 
 @pytest.mark.parametrize("name", ["HTTP_PROXY", "http_proxy", "ALL_PROXY"])
-def test_no_proxy_leads_to_this_machine(
+def test_proxies_are_not_used_for_localhost(
     serve: Serve, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     monkeypatch.delenv("NO_PROXY")
@@ -374,7 +374,7 @@ def test_no_proxy_leads_to_this_machine(
 # The key
 
 
-def test_the_key_is_sent_and_never_said(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_key_is_sent_and_never_printed(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", SECRET)
     echoes = [
         (401, {"error": {"message": f"wrong key {SECRET}"}}),
@@ -399,13 +399,15 @@ def test_the_key_is_sent_and_never_said(serve: Serve, monkeypatch: pytest.Monkey
             backend.where,
         ):
             assert "verySecret" not in text
-        assert "***" in str(caught.value)  # the echo was there to be found
+        assert "***" in str(caught.value)  # negative control: the echo contains the key
     assert "does not accept the key in OPENAI_API_KEY" in fails(
         CompletionsBackend("m", serve(echoes[0]).url)
     )
 
 
-def test_a_key_is_needed_elsewhere_only(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_key_is_required_for_remote_servers_only(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with pytest.raises(
         ConfigError, match=r"https://u\.example/v1 is not on this machine.*OPENAI_API_KEY"
     ):
@@ -436,7 +438,7 @@ def test_a_key_is_not_sent_unencrypted(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(
-    "url, settings, said",
+    "url, settings, message",
     [
         ("127.0.0.1:8000", {}, "no address"),
         ("ftp://127.0.0.1", {}, "no address"),
@@ -447,19 +449,19 @@ def test_a_key_is_not_sent_unencrypted(monkeypatch: pytest.MonkeyPatch) -> None:
         ("http://127.0.0.1:1", {"concurrency": 0}, "concurrency 0"),
     ],
 )
-def test_settings_that_are_impossible(url: str, settings: dict[str, Any], said: str) -> None:
-    with pytest.raises(ConfigError, match=said) as caught:
+def test_impossible_settings_are_refused(url: str, settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message) as caught:
         CompletionsBackend("m", url, **settings)
     assert "hush" not in str(caught.value)
 
 
-def test_without_the_package(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_package_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "openai", None)
     with pytest.raises(ConfigError, match=r'pip install "maskdiff\[openai\]"'):
         CompletionsBackend("m", "http://127.0.0.1:1/v1")
 
 
-def test_close(serve: Serve) -> None:
+def test_close_closes_the_client(serve: Serve) -> None:
     server = serve(completion("x"))
     with CompletionsBackend("m", server.url) as backend:
         assert only(backend, Request("p")).step == "x>"

@@ -9,9 +9,9 @@ import pytest
 
 from maskdiff.stepwise.probe import NONCES, Nonce, ProbeVerdict, digits_nonce, probe_continuation
 from maskdiff.stepwise.protocol import BackendError, Candidate, Rejected, Reply, Request, Spent
-from tests.helpers.stepwise import STEPS, Scripted, said
+from tests.helpers.stepwise import STEPS, Scripted, make_candidate
 
-Says = Callable[[str, str], str]  # the whole reply, what was given of it -> what is said
+ReplyFunction = Callable[[str, str], str]  # (whole reply, given part) -> text
 
 
 def language_nonce(rng: np.random.Generator) -> Nonce:
@@ -25,7 +25,7 @@ def refuse(reply: str, given: str) -> str:
     return reply
 
 
-BACKENDS: dict[str, tuple[ProbeVerdict, Says]] = {
+BACKENDS: dict[str, tuple[ProbeVerdict, ReplyFunction]] = {
     "continue": (ProbeVerdict.CONTINUE, lambda reply, given: reply[len(given) :]),
     "continue behind a space": (
         ProbeVerdict.CONTINUE,
@@ -49,14 +49,14 @@ BACKENDS: dict[str, tuple[ProbeVerdict, Says]] = {
 
 
 class Backend(Scripted):
-    """Says what a function makes of the reply that the nonce asks for, which it is told."""
+    """A backend whose answer is a function of the reply that the nonce requests."""
 
     def __init__(
-        self, make: Callable[[np.random.Generator], Nonce], says: Callable[[int], Says]
+        self, make: Callable[[np.random.Generator], Nonce], reply_of: Callable[[int], ReplyFunction]
     ) -> None:
         self.nonces: list[Nonce] = []
-        self.said: list[tuple[Nonce, str, str]] = []
-        self.make, self.says = make, says
+        self.replies: list[tuple[Nonce, str, str]] = []
+        self.make, self.reply_of = make, reply_of
         super().__init__(self.script)
 
     def nonce(self, rng: np.random.Generator) -> Nonce:
@@ -67,15 +67,15 @@ class Backend(Scripted):
         nonce = self.nonces[-1]
         assert request.prompt == nonce.prompt
         assert (request.temperature, request.stop.strings) == (0.0, ())
-        text = self.says(len(self.nonces) - 1)(nonce.reply, request.answer)[
+        text = self.reply_of(len(self.nonces) - 1)(nonce.reply, request.answer)[
             : request.stop.max_tokens
         ]
-        self.said.append((nonce, request.answer, text))
-        return said(text, finish="length")
+        self.replies.append((nonce, request.answer, text))
+        return make_candidate(text, finish="length")
 
 
-def naive(nonce: Nonce, given: str, text: str) -> ProbeVerdict:
-    """A comparison by beginnings: a reply that begins as the partial answer counts as continued."""
+def verdict_by_prefix(nonce: Nonce, given: str, text: str) -> ProbeVerdict:
+    """Compare prefixes: a reply that starts like the partial answer counts as continued."""
     return (
         ProbeVerdict.CONTINUE
         if text.startswith(given) or nonce.reply.startswith(given + text[:1])
@@ -85,10 +85,12 @@ def naive(nonce: Nonce, given: str, text: str) -> ProbeVerdict:
 
 @pytest.mark.parametrize("make", [digits_nonce, language_nonce])
 @pytest.mark.parametrize("kind", BACKENDS)
-def test_twenty_of_twenty(kind: str, make: Callable[[np.random.Generator], Nonce]) -> None:
-    expected, says = BACKENDS[kind]
+def test_probe_gives_the_right_verdict_on_twenty_seeds(
+    kind: str, make: Callable[[np.random.Generator], Nonce]
+) -> None:
+    expected, reply_of = BACKENDS[kind]
     for seed in range(20):
-        backend = Backend(make, lambda number: says)
+        backend = Backend(make, lambda number: reply_of)
         probed = probe_continuation(backend, backend.nonce, seed)
         assert (probed.verdict, len(probed.seen)) == (expected, NONCES)
         assert len(backend.nonces) == NONCES
@@ -99,19 +101,21 @@ def test_twenty_of_twenty(kind: str, make: Callable[[np.random.Generator], Nonce
 
 
 @pytest.mark.parametrize("make", [digits_nonce, language_nonce])
-def test_comparing_beginnings_would_not_do(make: Callable[[np.random.Generator], Nonce]) -> None:
-    """That comparison calls echoes and restarts continuations; the probe does not."""
+def test_prefix_comparison_gives_wrong_verdicts(
+    make: Callable[[np.random.Generator], Nonce],
+) -> None:
+    """Prefix comparison classifies echoes and restarts as continuations; the probe does not."""
     for kind in ("continue", "echo", "restart"):
         for seed in range(20):
             backend = Backend(make, lambda number, kind=kind: BACKENDS[kind][1])
             verdict = probe_continuation(backend, backend.nonce, seed).verdict
-            replies = [entry for entry in backend.said if entry[0].reply.startswith(entry[1])]
+            replies = [entry for entry in backend.replies if entry[0].reply.startswith(entry[1])]
             assert len(replies) == NONCES
-            assert all(naive(*entry) is ProbeVerdict.CONTINUE for entry in replies)
+            assert all(verdict_by_prefix(*entry) is ProbeVerdict.CONTINUE for entry in replies)
             assert (verdict is ProbeVerdict.CONTINUE) == (kind == "continue")
 
 
-def test_what_changes_is_unknown() -> None:
+def test_inconsistent_replies_give_unknown() -> None:
     kinds = ("continue", "restart", "echo", "reject")
     for first in kinds:
         for other in kinds:
@@ -124,7 +128,7 @@ def test_what_changes_is_unknown() -> None:
                 assert verdict is (BACKENDS[first][0] if first == other else ProbeVerdict.UNKNOWN)
 
 
-def test_errors_are_no_verdict() -> None:
+def test_errors_are_raised_and_give_no_verdict() -> None:
     """A backend that refuses everything, or is unreachable, does not refuse partial answers."""
 
     def refuses(reply: str, given: str) -> str:
@@ -133,8 +137,8 @@ def test_errors_are_no_verdict() -> None:
     def breaks(reply: str, given: str) -> str:
         raise BackendError("connection refused")
 
-    for says, message in ((refuses, "no such model"), (breaks, "connection refused")):
-        backend = Backend(digits_nonce, lambda number, says=says: says)
+    for reply_of, message in ((refuses, "no such model"), (breaks, "connection refused")):
+        backend = Backend(digits_nonce, lambda number, reply_of=reply_of: reply_of)
         with pytest.raises(BackendError, match=message):
             probe_continuation(backend, backend.nonce)
 
@@ -143,12 +147,12 @@ def test_errors_are_no_verdict() -> None:
             return [Reply((), Spent()) for _ in requests]
 
     with pytest.raises(BackendError, match="no candidate"):
-        probe_continuation(Silent(lambda request, number: said("")))
+        probe_continuation(Silent(lambda request, number: make_candidate("")))
 
 
 @pytest.mark.parametrize("make", [digits_nonce, language_nonce])
-def test_nonces_tell(make: Callable[[np.random.Generator], Nonce]) -> None:
-    """The next symbol, that of a restart and that of the decoy differ; replies are random."""
+def test_nonces_distinguish_all_behaviours(make: Callable[[np.random.Generator], Nonce]) -> None:
+    """The next symbols of continuation, restart and decoy differ; replies are random."""
     rng, replies = np.random.default_rng(0), set()
     for _ in range(200):
         nonce = make(rng)
@@ -159,11 +163,11 @@ def test_nonces_tell(make: Callable[[np.random.Generator], Nonce]) -> None:
     assert len(replies) > 150
 
 
-def test_the_same_seed_asks_the_same() -> None:
+def test_equal_seeds_send_equal_requests() -> None:
     asked = []
     for seed in (0, 0, 1):
         backend = Backend(digits_nonce, lambda number: BACKENDS["continue"][1])
         probe_continuation(backend, backend.nonce, seed)
         asked.append(backend.asked)
     assert asked[0] == asked[1] != asked[2]
-    assert len(asked[0]) == NONCES  # one question a nonce where the first tells
+    assert len(asked[0]) == NONCES  # one request per nonce if the first decides

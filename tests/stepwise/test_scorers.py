@@ -1,5 +1,4 @@
-"""Scores by hand, against brute force over single canvases, and never from figures that nobody
-told."""
+"""Scores compared with hand computations and with brute force over single canvases."""
 
 from __future__ import annotations
 
@@ -26,13 +25,24 @@ from maskdiff.stepwise.scorers import (
     mean_log_prob,
 )
 from tests.helpers.step_trees import read, reducts, write
-from tests.helpers.stepwise import STEPS, Ledger, fresh, ledger, loaded, problems, said, stop_of
+from tests.helpers.stepwise import (
+    STEPS,
+    Ledger,
+    fresh,
+    ledger,
+    loaded,
+    make_candidate,
+    problems,
+    stop_of,
+)
 
 A = Candidate(
     "a>", "a>", "stop", 2, log_probs=(-0.5, -1.5), entropies=(0.25, 0.5), gaps=(0.5, 0.25)
 )
 B = Candidate("b>", "b>", "stop", 1, log_probs=(-0.75,), entropies=(2.0,), gaps=(0.125,))
-NONE = Candidate("c>", "", "stop", 0, log_probs=(), entropies=(), gaps=())  # carried over whole
+NONE = Candidate(
+    "c>", "", "stop", 0, log_probs=(), entropies=(), gaps=()
+)  # the whole step was carried over
 
 
 def scores(name: str, *candidates: Candidate, model: Loaded | None = None) -> list[float]:
@@ -41,7 +51,7 @@ def scores(name: str, *candidates: Candidate, model: Loaded | None = None) -> li
     return values
 
 
-def test_figures_by_hand() -> None:
+def test_scores_equal_a_hand_computation() -> None:
     assert scores("entropy", A, B, NONE) == [-0.375, -2.0, 0.0]
     assert scores("perplexity", A, B, NONE) == [-1.0, -0.75, 0.0]
     assert scores("probability", A, B, NONE) == [-2.0, -0.75, 0.0]
@@ -59,16 +69,16 @@ def test_figures_by_hand() -> None:
         ("gap", "gaps", "probabilities of other tokens"),
     ],
 )
-def test_what_is_not_told_is_not_zero(name: str, field: str, what: str) -> None:
+def test_missing_figures_are_errors(name: str, field: str, what: str) -> None:
     with pytest.raises(BackendError, match=f"tells no {what}") as error:
         scores(name, A, replace(B, **{field: None}))
     assert "\n" not in str(error.value)
     bare = replace(A, log_probs=None, entropies=None, gaps=None)
-    scores(name, replace(bare, **{field: getattr(A, field)}))  # the others are not asked for
+    scores(name, replace(bare, **{field: getattr(A, field)}))  # the others are not requested
     assert scores("vote", bare, bare) == [2.0, 2.0]
 
 
-def test_scorers_by_name() -> None:
+def test_scorers_are_made_by_name() -> None:
     for name in SCORERS:
         make_scorer(name, loaded())
     with pytest.raises(ConfigError, match="did you mean perplexity"):
@@ -80,9 +90,11 @@ def test_scorers_by_name() -> None:
         make_scorer("denoiser", fresh(open_share=0.0))
 
 
-def test_the_checker_against_trees() -> None:
-    """Every step of every derivation, right and spoilt, with the end of the answer where it
-    belongs and where it does not."""
+def test_checker_scores_equal_those_of_the_trees() -> None:
+    """Check every step of every derivation, correct and damaged.
+
+    The answer ends at the right and at wrong positions.
+    """
     rng, checker = random.Random(0), make_scorer("checker", loaded())
     judgements, truth = [], []
     for problem in problems(40, seed=3):
@@ -98,9 +110,9 @@ def test_the_checker_against_trees() -> None:
             candidates = []
             for text in {*right, *spoilt, write(tree), ""}:
                 candidates += [
-                    said(text + ">"),
-                    said(text, finish="end"),
-                    said(text, finish="length"),
+                    make_candidate(text + ">"),
+                    make_candidate(text, finish="end"),
+                    make_candidate(text, finish="length"),
                 ]
                 ends = "(" not in text
                 good = text in right
@@ -109,7 +121,7 @@ def test_the_checker_against_trees() -> None:
                 Judgement(Request(STEPS.prompt(problem), partial), tuple(candidates), problem)
             )
             tree = rng.choice(following)  # any right reduction may come next
-            partial = (*partial, said(write(tree) + ">"))
+            partial = (*partial, make_candidate(write(tree) + ">"))
     got = [
         value for values, spent in checker.score(judgements) for value in values if spent == Spent()
     ]
@@ -117,7 +129,7 @@ def test_the_checker_against_trees() -> None:
     assert 0.1 < sum(truth) / len(truth) < 0.5
 
 
-def test_the_checker_of_whole_answers() -> None:
+def test_checker_scores_whole_answers() -> None:
     problem = "(+ (* 2 3) (- 9 4))"
     cases = {
         "(+ 6 (- 9 4))>(+ 6 5)>11": ("end", 1.0),
@@ -125,14 +137,14 @@ def test_the_checker_of_whole_answers() -> None:
         "(+ 6 5)>11": ("end", 0.0),
         "(+ 6 (- 9 4))>(+ 6 5)>12": ("end", 0.0),
         "11": ("end", 0.0),
-        # right as far as it goes
+        # correct but incomplete
         "(+ 6 (- 9 4))>(+ 6 5)": ("end", 0.0),
         "(+ 6 (- 9 4))>(+ 6 5)>": ("length", 1.0),
         "(+ 6 (- 9 4))>(+ 7 5)>": ("length", 0.0),
         "(+ 6 (- 9 4))>(+ 6 5)>1": ("length", 0.0),
     }
     candidates = tuple(
-        said(text, finish=finish)  # type: ignore[arg-type]
+        make_candidate(text, finish=finish)  # type: ignore[arg-type]
         for text, (finish, _) in cases.items()
     )
     request = Request(STEPS.prompt(problem), stop=stop_of())
@@ -147,18 +159,21 @@ def test_the_checker_of_whole_answers() -> None:
 # ------------------------------------------------------------------------------------ the denoiser
 
 
-def spoken(model: Loaded, *texts: str, ended: bool = False) -> tuple[Candidate, ...]:
+def encoded_candidates(model: Loaded, *texts: str, ended: bool = False) -> tuple[Candidate, ...]:
     vocabulary = model.vocabulary
     ids = [tuple(vocabulary.encode(text)) + (vocabulary.eos,) * ended for text in texts]
     return tuple(
-        replace(said(text), ids=own, tokens=len(own)) for text, own in zip(texts, ids, strict=True)
+        replace(make_candidate(text), ids=own, tokens=len(own))
+        for text, own in zip(texts, ids, strict=True)
     )
 
 
-def brute(model: Loaded, given: list[int], own: tuple[int, ...], hidden: list[list[int]]) -> float:
-    """Sum of log p(token | the rest) of `own`, some of whose places are hidden at a time.
+def brute_force_score(
+    model: Loaded, given: list[int], own: tuple[int, ...], hidden: list[list[int]]
+) -> float:
+    """Return the sum of log p(token
 
-    One canvas at a time.
+    rest) of `own`, one canvas at a time.|Each canvas hides some of the positions.
     """
     total, text = 0.0, torch.tensor([[*given, *own]])
     for group in hidden:
@@ -175,15 +190,17 @@ def brute(model: Loaded, given: list[int], own: tuple[int, ...], hidden: list[li
 
 
 def common(texts: list[tuple[int, ...]]) -> int:
-    """How many tokens all of them begin with."""
+    """Return the length of the common prefix."""
     return next(
         n for n in range(99) if n == min(map(len, texts)) or len({text[n] for text in texts}) > 1
     )
 
 
-def places_that_count(candidates: tuple[Candidate, ...], own: tuple[int, ...]) -> list[int]:
-    """Places of `own` but those whose neighbour towards its beginning, or end, is in the common
-    beginning, or end, too."""
+def differing_positions(candidates: tuple[Candidate, ...], own: tuple[int, ...]) -> list[int]:
+    """Return the differing positions of `own`.
+
+    Positions whose outer neighbour is in the common prefix or suffix as well are left out.
+    """
     begin = common([c.ids for c in candidates])
     end = common([c.ids[begin:][::-1] for c in candidates])
     return list(range(max(0, begin - 1), len(own) - max(0, end - 1)))
@@ -199,7 +216,7 @@ SETS = (
 
 @pytest.mark.parametrize("pieces", [False, True], ids=["characters", "pieces"])
 @pytest.mark.parametrize("groups", [0, 1, 2, 3])
-def test_the_denoiser_against_single_canvases(pieces: bool, groups: int) -> None:
+def test_denoiser_scores_equal_those_of_single_canvases(pieces: bool, groups: int) -> None:
     model = loaded(pieces)
     scorer, vocabulary, judgements, expected = (
         DenoiserScorer(model, groups),
@@ -208,8 +225,8 @@ def test_the_denoiser_against_single_canvases(pieces: bool, groups: int) -> None
         [],
     )
     for n, texts in enumerate(SETS):
-        candidates = spoken(model, *texts, ended=n == 1)
-        partial = spoken(model, "(+ (- 4 1) 8)>") * (n % 3)
+        candidates = encoded_candidates(model, *texts, ended=n == 1)
+        partial = encoded_candidates(model, "(+ (- 4 1) 8)>") * (n % 3)
         request = Request(STEPS.prompt("(+ (- 4 1) (* 2 4))"), partial)
         judgements.append(Judgement(request, candidates))
         given = [
@@ -219,13 +236,13 @@ def test_the_denoiser_against_single_canvases(pieces: bool, groups: int) -> None
         ]
         values = []
         for own in (candidate.ids for candidate in candidates):
-            counted = places_that_count(candidates, own)
+            counted = differing_positions(candidates, own)
             hidden = [
                 counted[first :: groups or len(counted)]
                 for first in range(min(groups or len(counted), len(counted)))
             ]
             assert sorted(place for group in hidden for place in group) == counted
-            values.append(brute(model, given, own, hidden))
+            values.append(brute_force_score(model, given, own, hidden))
         expected.append(values)
     alone = []
     for judgement, values in zip(judgements, expected, strict=True):
@@ -242,10 +259,12 @@ def test_the_denoiser_against_single_canvases(pieces: bool, groups: int) -> None
     assert sum(spent.forward_tokens for _, spent in together) == book.tokens
 
 
-def test_calls_of_many_canvases(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_many_canvases_are_split_into_calls(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(scorers, "TOKENS", 3 * 11)
     model = loaded()
-    judgement = Judgement(Request("(+ 1 2)>"), spoken(model, "31", "47", "5"))  # 2 + 2 + 1 places
+    judgement = Judgement(
+        Request("(+ 1 2)>"), encoded_candidates(model, "31", "47", "5")
+    )  # 2 + 2 + 1 places
     with ledger(model) as book:
         [(_, spent)] = DenoiserScorer(model).score([judgement])
     assert (
@@ -255,13 +274,13 @@ def test_calls_of_many_canvases(monkeypatch: pytest.MonkeyPatch) -> None:
     )
 
 
-def test_groups_hide_together() -> None:
-    """One group is one canvas a candidate.
+def test_groups_are_masked_together() -> None:
+    """One group is one canvas per candidate.
 
-    As many groups as tokens are as good as hiding each alone.
+    As many groups as tokens equal hiding each token alone.
     """
     model = loaded()
-    judgement = Judgement(Request("(+ 1 2)>"), spoken(model, "(+ 3 8)>", "7)(- 10>"))
+    judgement = Judgement(Request("(+ 1 2)>"), encoded_candidates(model, "(+ 3 8)>", "7)(- 10>"))
     results = {
         groups: DenoiserScorer(model, groups).score([judgement])[0] for groups in (0, 1, 2, 8, 50)
     }
@@ -273,15 +292,15 @@ def test_groups_hide_together() -> None:
     assert abs(results[0][0][0] - results[1][0][0]) > 0.01
 
 
-def test_what_is_the_same_costs_nothing() -> None:
+def test_equal_candidates_cost_nothing() -> None:
     model = loaded()
     scorer = DenoiserScorer(model)
-    five = spoken(model, "(+ 3 8)>") * 5
+    five = encoded_candidates(model, "(+ 3 8)>") * 5
     with ledger(model) as book:
         [(values, spent)] = scorer.score([Judgement(Request("(+ 1 2)>"), five)])
         assert scorer.score([]) == []
     assert (values, book, replace(spent, seconds=0.0)) == ([0.0] * 5, Ledger(), Spent())
-    two = spoken(model, "(+ 3 8)>", "(+ 3 9)>")
+    two = encoded_candidates(model, "(+ 3 8)>", "(+ 3 9)>")
     (few, once), (many, repeated) = scorer.score(
         [Judgement(Request("(+ 1 2)>"), own) for own in (two, (*two, *two[::-1]))]
     )
@@ -289,48 +308,54 @@ def test_what_is_the_same_costs_nothing() -> None:
     assert (repeated.forward_tokens, repeated.calls) == (once.forward_tokens, once.calls)
 
 
-def test_candidates_of_another_backend() -> None:
-    """Ids of another vocabulary are no ids: what was said counts, and foreign symbols lose."""
+def test_candidates_of_another_backend_are_scored_by_their_text() -> None:
+    """Ids of another vocabulary are ignored; the text is scored. Foreign symbols lose."""
     model = loaded()
-    ours = spoken(model, "(+ 3 8)>", "(+ 3 9)>")
+    ours = encoded_candidates(model, "(+ 3 8)>", "(+ 3 9)>")
     theirs = tuple(replace(candidate, ids=(151_643, 7)) for candidate in ours)
     none = tuple(replace(candidate, ids=()) for candidate in ours)
     judgements = [Judgement(Request("(+ 1 2)>", (own[1],)), own) for own in (ours, theirs, none)]
     first, *others = [values for values, _ in DenoiserScorer(model).score(judgements)]
     assert others == [pytest.approx(first, abs=1e-5)] * 2
-    mixed = (ours[0], said("so it is>"), ours[1])  # foreign symbols lose, and take no other down
+    mixed = (
+        ours[0],
+        make_candidate("so it is>"),
+        ours[1],
+    )  # foreign symbols do not change other scores
     [(values, _)] = DenoiserScorer(model).score([Judgement(Request("(+ 1 2)>"), mixed)])
     assert values[1] == -math.inf
     [(alone, _)] = DenoiserScorer(model).score([Judgement(Request("(+ 1 2)>"), ours)])
     assert [values[0], values[2]] == pytest.approx(alone, abs=1e-5)
 
 
-def test_texts_beyond_the_training() -> None:
-    """Rotary positions go on, whether or not the causal mode has gone there before.
+def test_texts_longer_than_training_strings() -> None:
+    """Rotary positions continue, also where the causal mode was not trained.
 
-    Learned ones end, and say so.
+    Learned positions end with an error.
     """
     model = fresh()
     longest = model.config.model.block_size
     for beyond in (0, 1, 40):
         prompt = "1" * (longest - 2 + beyond)  # with BOS and one token: `longest + beyond`
-        judgement = Judgement(Request(prompt), spoken(model, "7", "8"))
+        judgement = Judgement(Request(prompt), encoded_candidates(model, "7", "8"))
         expected = [
-            brute(other, [2, *model.vocabulary.encode(prompt)], c.ids, [[0]])
+            brute_force_score(other, [2, *model.vocabulary.encode(prompt)], c.ids, [[0]])
             for c in judgement.candidates
-            for other in [_grown(3 * longest)]
+            for other in [_model_after_reading(3 * longest)]
         ]
         assert DenoiserScorer(model).score([judgement])[0][0] == pytest.approx(expected, abs=1e-4)
     ends = fresh(end_positions=True)
-    DenoiserScorer(ends).score([Judgement(Request("1" * (longest - 2)), spoken(ends, "7", "8"))])
+    DenoiserScorer(ends).score(
+        [Judgement(Request("1" * (longest - 2)), encoded_candidates(ends, "7", "8"))]
+    )
     with pytest.raises(BackendError, match=f"{longest + 1} tokens .* end at {longest}"):
         DenoiserScorer(ends).score(
-            [Judgement(Request("1" * (longest - 1)), spoken(ends, "7", "8"))]
+            [Judgement(Request("1" * (longest - 1)), encoded_candidates(ends, "7", "8"))]
         )
 
 
-def _grown(width: int) -> Loaded:
-    """The model after its causal mode has read `width` tokens."""
+def _model_after_reading(width: int) -> Loaded:
+    """Return the model after its causal mode has read `width` tokens."""
     model = fresh()
     CausalBackend(model).next_step([Request("1" * width, stop=stop_of(most=2), num=2)])
     return model
@@ -341,9 +366,8 @@ short = st.lists(st.integers(0, 2), max_size=5).map(tuple)
 
 @settings(max_examples=200, deadline=None)
 @given(st.lists(short, min_size=2, max_size=4).filter(lambda own: len({*own}) > 1))
-def test_what_differs(candidates: list[tuple[int, ...]]) -> None:
-    """What is left out is the same in all, and of that the token next to the difference stays on
-    either side."""
+def test_differing_positions_equal_brute_force(candidates: list[tuple[int, ...]]) -> None:
+    """Omitted positions are common to all; the common tokens next to the difference stay."""
     begin, end = differing(candidates)
     first = common(candidates)
     last = common([own[first:][::-1] for own in candidates])
@@ -359,7 +383,7 @@ def test_what_differs(candidates: list[tuple[int, ...]]) -> None:
     assert differing(candidates[::-1]) == (begin, end)
 
 
-def test_what_differs_by_hand() -> None:
+def test_differing_positions_of_known_texts() -> None:
     assert differing([(1, 5), (5,)]) == (0, 0)  # 15 and 5
     assert differing([(1, 2, 3, 4, 5), (1, 2, 9, 4, 5)]) == (1, 1)
     assert differing([(1, 2, 3), (1, 2, 3, 4)]) == (2, 0)

@@ -46,7 +46,7 @@ def language(loaded: Loaded) -> Stepwise:
 
 @pytest.fixture(scope="module")
 def problems(language: Stepwise) -> list[str]:
-    """Problems of four steps or more, which a restart cannot finish by luck."""
+    """Return problems of at least four steps, which a restart cannot finish by chance."""
     drawn = language.problems(200, np.random.default_rng(5))
     return [problem for problem in drawn if len(language.solution(problem)) >= 4][:6]
 
@@ -55,7 +55,7 @@ def problems(language: Stepwise) -> list[str]:
 def backend(
     loaded: Loaded, language: Stepwise, kind: str, prefill: str = "continue"
 ) -> Iterator[StepBackend]:
-    """A backend over HTTP that asks a server of the shipped checkpoint."""
+    """Return a backend over HTTP for a server of the shipped checkpoint."""
     from maskdiff.serving.app import create_app
     from maskdiff.serving.model import ServedModel
     from maskdiff.serving.server import run_in_thread
@@ -74,7 +74,7 @@ def solve(
 
 
 @pytest.mark.parametrize("prefill", VERDICTS)
-def test_the_probe_finds_what_each_server_does_every_time(
+def test_probe_identifies_every_server_on_every_seed(
     loaded: Loaded, language: Stepwise, prefill: str
 ) -> None:
     def make(rng: np.random.Generator) -> Nonce:
@@ -85,15 +85,13 @@ def test_the_probe_finds_what_each_server_does_every_time(
     assert verdicts == [VERDICTS[prefill]] * 6
 
 
-def test_text_completion_continues_whatever_becomes_of_chats(
-    loaded: Loaded, language: Stepwise
-) -> None:
+def test_text_completion_continues_on_every_server(loaded: Loaded, language: Stepwise) -> None:
     with backend(loaded, language, "completions", "restart") as text:
         assert Solver(text, CONFIG, language).probe().verdict is ProbeVerdict.CONTINUE
 
 
 @pytest.mark.parametrize("kind", ["completions", "chat"])
-def test_greedy_over_http_is_greedy_at_home(
+def test_greedy_over_http_equals_local_greedy(
     loaded: Loaded, language: Stepwise, problems: list[str], kind: str
 ) -> None:
     config = replace(CONFIG, strategy="greedy")
@@ -138,7 +136,7 @@ def test_a_closed_turn_runs_to_the_cap_unguarded_and_three_steps_guarded(
         problems
     )
     assert sum(a.restarts for a in answers) / sum(len(a.steps) - 1 for a in answers) > 0.9
-    # Each step is fluent all the same: nothing but what it says gives the failure away.
+    # Each step is fluent: only its content reveals the failure.
     assert np.mean([step.uncertainty for a in answers for step in a.steps]) < 0.1
     assert not any(s.correct for s in loose)
     for solution in tight:

@@ -23,8 +23,8 @@ from tests.helpers.stepwise import (
     WRONG,
     Scripted,
     loaded,
+    make_candidate,
     problems,
-    said,
     solve,
     solver_script,
 )
@@ -41,7 +41,7 @@ PROBLEMS = problems(10, seed=9)
 
 
 def without_cost(solution: Solution) -> Solution:
-    """A solution without its cost, which depends on shared prompts, and without rounding."""
+    """Return a solution without its cost, which depends on shared prompts, and rounding."""
     if solution.answer is None:
         return solution
     steps = tuple(
@@ -70,14 +70,16 @@ def solver(request: pytest.FixtureRequest) -> Solver:
 
 
 def first_wrong(problem: str, text: str) -> int | None:
-    """By trees. What stands behind the last separator may still go on, unless it is a number."""
+    """Return the expected verdict by trees.
+
+    Text after the last separator is incomplete unless it is a number.
+    """
     *steps, last = text.split(">")
     return wrong_step([problem, *steps, *([last] if isinstance(read(last), int) else [])])
 
 
-def test_the_steps_that_were_done_in_time_are_given() -> None:
-    """An answer ends after its last whole step; one without a step, and a whole answer, is an error
-    of its own kind."""
+def test_a_time_limit_keeps_the_finished_steps() -> None:
+    """An answer ends after its last whole step; no whole step or answer is an error."""
     now = [0.0]
     right = solver_script(lambda request, number: False)
 
@@ -118,7 +120,7 @@ def test_the_steps_that_were_done_in_time_are_given() -> None:
         assert not solver.deadline.passed
 
 
-def test_cohorts_change_nothing(solver: Solver) -> None:
+def test_cohort_size_does_not_change_solutions(solver: Solver) -> None:
     expected = [without_cost(s) for s in solver.solving(PROBLEMS, seed=3)]
     assert sum(step.scaled for s in expected for step in s.answer.steps) > 5
     assert len({s.text for s in expected}) > 5
@@ -133,8 +135,8 @@ def test_cohorts_change_nothing(solver: Solver) -> None:
     assert [without_cost(s) for s in solver.solving(PROBLEMS, seed=4)] != expected
 
 
-def test_one_that_fails_fails_alone(solver: Solver) -> None:
-    """Foreign symbols, no problem, an unreadable line, one too long, each between good ones."""
+def test_a_failing_problem_does_not_change_the_others(solver: Solver) -> None:
+    """Check foreign symbols, a non-problem, an unreadable line and a long one among good ones."""
     expected = [without_cost(s) for s in solver.solving(PROBLEMS[:6], seed=3)]
     bad: dict[int, str | DataError] = {
         1: "(+ a 1)", 2: "(+ 1", 3: DataError("the line is not UTF-8"), 5: "11", 7: "",
@@ -143,17 +145,17 @@ def test_one_that_fails_fails_alone(solver: Solver) -> None:
     good = iter(range(6))
     order = [bad[n] if n in bad else PROBLEMS[next(good)] for n in range(len(bad) + 6)]
 
-    class Same(Solver):  # keys belong to places; here the good ones keep theirs
+    class SolverWithKeptKeys(Solver):  # keys belong to places; here the good ones keep theirs
         def _cohort(self, batch, keys):  # type: ignore[no-untyped-def]
             kept = iter(keys)
             return super()._cohort(
                 batch, [0 if n in bad else next(kept) for n in range(len(batch))]
             )
 
-    mixed = Same(solver.generator, BASE, STEPS, loaded(pieces=True, double=True))
+    mixed = SolverWithKeptKeys(solver.generator, BASE, STEPS, loaded(pieces=True, double=True))
     got = [without_cost(s) for s in mixed.solving(order, seed=3)]
     assert [s for n, s in enumerate(got) if n not in bad] == expected
-    told = {
+    messages = {
         1: "unknown symbol 'a'",
         2: "write it like",
         3: "not UTF-8",
@@ -161,15 +163,15 @@ def test_one_that_fails_fails_alone(solver: Solver) -> None:
         7: "no problem",
         8: "no problem",
     }
-    for n, message in told.items():
+    for n, message in messages.items():
         assert got[n].answer is None
         assert message in (got[n].error or "")
         assert "\n" not in (got[n].error or "")
         assert (got[n].correct, got[n].first_wrong, got[n].text) == (None, None, "")
 
 
-def test_a_backend_that_refuses_one() -> None:
-    """In the middle of an answer, when the others are asked again, and at its own end."""
+def test_a_rejected_request_fails_one_problem_only() -> None:
+    """Rejections occur inside an answer, during a repeated request, and at the end."""
 
     def wrong(request: Request, number: int) -> bool:
         if request.prompt == STEPS.prompt(PROBLEMS[2]) and len(request.partial) == 1:
@@ -184,34 +186,34 @@ def test_a_backend_that_refuses_one() -> None:
         assert [s.correct for s in solutions] == [True, True, None, True, True]
         assert backend.forgotten == 1
 
-    class Picky:
+    class FailingScorer:
         def score(self, judgements: list[Judgement]) -> list[object]:
             if any(j.problem == PROBLEMS[1] for j in judgements):
                 raise BackendError("cannot judge that")
             return checker.score(judgements)  # type: ignore[return-value]
 
     solver = Solver(Scripted(solver_script(lambda r, n: False)), config, STEPS, loaded())
-    checker, solver.scorer = solver.scorer, Picky()  # type: ignore[assignment]
+    checker, solver.scorer = solver.scorer, FailingScorer()  # type: ignore[assignment]
     solutions = list(solver.solving(PROBLEMS[:4]))
     assert [s.error for s in solutions] == [None, "cannot judge that", None, None]
     assert [s.correct for s in solutions] == [True, None, True, True]
 
 
-def test_nothing_is_asked_for_twice() -> None:
-    """Answers before a failure of the batch are kept, of requests and of judgements."""
+def test_no_request_is_sent_twice() -> None:
+    """Replies and scores received before a failure of the batch are kept."""
     backend = Scripted(solver_script(lambda r, n: False))
     config = StepConfig(strategy="random", scorer="vote", candidates=2)
     solver, rounds = Solver(backend, config, STEPS), []
     vote = solver.scorer
 
-    class Picky:
+    class FailingScorer:
         def score(self, judgements: list[Judgement]) -> object:
             rounds.append(len(judgements))
             if any(j.problem == PROBLEMS[2] for j in judgements):
                 raise BackendError("no")
             return vote.score(judgements)
 
-    solver.scorer = Picky()  # type: ignore[assignment]
+    solver.scorer = FailingScorer()  # type: ignore[assignment]
     solutions = list(solver.solving(PROBLEMS, seed=1))
     assert [n for n, s in enumerate(solutions) if not s.correct] == [2]
     assert len(backend.asked) == len({repr(request) for request in backend.asked})
@@ -221,8 +223,8 @@ def test_nothing_is_asked_for_twice() -> None:
 # -------------------------- verdicts
 
 
-def spoilt(problem: str) -> Iterator[tuple[str, bool, int | None]]:
-    """Answers to a problem, whether the result is right, and the first wrong step, by trees."""
+def answers_with_verdicts(problem: str) -> Iterator[tuple[str, bool, int | None]]:
+    """Return answers to a problem, their correctness, and the first wrong step, by trees."""
     steps = solve(problem)
     right, number = str(value_of(read(problem))), len(steps)
     assert steps[-1] == right
@@ -240,15 +242,15 @@ def spoilt(problem: str) -> Iterator[tuple[str, bool, int | None]]:
 
 
 @pytest.mark.parametrize("strategy", ["greedy", "best-of-n"])
-def test_what_is_right(strategy: str) -> None:
+def test_solutions_are_marked_correct_or_wrong(strategy: str) -> None:
     for problem in PROBLEMS:
-        for text, correct, wrong in spoilt(problem):
+        for text, correct, wrong in answers_with_verdicts(problem):
             assert first_wrong(problem, text) == wrong
 
             def script(request: Request, number: int, text: str = text) -> Candidate:
                 rest = text[len(request.answer) :]
                 end = request.stop.find(rest)
-                return said(rest if end is None else rest[:end])
+                return make_candidate(rest if end is None else rest[:end])
 
             config = StepConfig(strategy=strategy, scorer="vote", guard=False)
             [solution] = Solver(Scripted(script), config, STEPS).solving([f"  {problem} "])
@@ -258,11 +260,13 @@ def test_what_is_right(strategy: str) -> None:
             assert solution.result == (last if last.lstrip("-").isdigit() else "")
 
 
-def test_what_was_cut_is_no_answer() -> None:
+def test_a_truncated_text_is_no_answer() -> None:
     problem = next(p for p in PROBLEMS if len(solve(p)) == 1)
     answer = solve(problem)[0]
     for text, finish in ((answer, "length"), (answer + ">", "stop")):
-        script = Scripted(lambda r, n, text=text, finish=finish: said(text, finish=finish))
+        script = Scripted(
+            lambda r, n, text=text, finish=finish: make_candidate(text, finish=finish)
+        )
         [solution] = Solver(script, StepConfig(strategy="greedy", scorer="vote"), STEPS).solving(
             [problem]
         )
@@ -272,13 +276,15 @@ def test_what_was_cut_is_no_answer() -> None:
 
 @pytest.mark.parametrize("stops", [(), (">",), (")",), ("\n",), (" ",), (")>", "(")])
 @pytest.mark.parametrize("strategy", ["greedy", "every-step", "best-of-n"])
-def test_steps_may_end_elsewhere(stops: tuple[str, ...], strategy: str) -> None:
-    """Where a step ends is how it is written; whether the answer is right does not depend on it."""
+def test_steps_may_end_with_another_stop_string(stops: tuple[str, ...], strategy: str) -> None:
+    """The verdict on an answer does not depend on where its steps end."""
 
     def script(request: Request, number: int) -> Candidate:
         rest = ">".join(solve(request.prompt[:-1]))[len(request.answer) :]
         end = request.stop.find(rest)
-        return said(rest if end is None else rest[:end], finish="end" if end is None else "stop")
+        return make_candidate(
+            rest if end is None else rest[:end], finish="end" if end is None else "stop"
+        )
 
     config = StepConfig(strategy=strategy, scorer="vote", step_stop=stops, guard=False)
     for solution in Solver(Scripted(script), config, STEPS).solving(PROBLEMS):
@@ -286,9 +292,11 @@ def test_steps_may_end_elsewhere(stops: tuple[str, ...], strategy: str) -> None:
         assert solution.result == str(value_of(read(solution.problem)))
 
 
-def test_without_a_language() -> None:
+def test_solver_without_a_language() -> None:
     chat = Scripted(
-        lambda r, n: said(" two ") if r.partial else said("one\n\n", finish="stop"),
+        lambda r, n: (
+            make_candidate(" two ") if r.partial else make_candidate("one\n\n", finish="stop")
+        ),
         replace(KNOWN, chat=True),
     )
     config = StepConfig(strategy="greedy", scorer="vote")
@@ -304,19 +312,19 @@ def test_without_a_language() -> None:
     list(Solver(chat, config, STEPS).solving([f" {PROBLEMS[0]} "]))
     assert {(r.prompt, r.stop.strings) for r in chat.asked} == {
         (PROBLEMS[0], (">",))
-    }  # its template says the rest
+    }  # its template adds the rest
 
 
-# -------------------------- who may be continued
+# -------------------------- backends that continue
 
 
 def restarts(request: Request, number: int) -> Candidate:
-    """A backend that answers from the beginning whatever it was given."""
+    """Answer from the beginning and ignore the partial answer."""
     return solver_script(lambda r, n: False)(replace(request, partial=()), number)
 
 
 def test_a_backend_that_does_not_continue_is_refused() -> None:
-    for continues, said_of_it in ((None, "RESTART"), (False, "cannot go on from a partial answer")):
+    for continues, reason in ((None, "RESTART"), (False, "cannot go on from a partial answer")):
         backend = Scripted(restarts, replace(KNOWN, continues=continues))
         for strategy in ("greedy", "sample", "every-step", "adaptive", "random"):
             config = StepConfig(strategy=strategy, scorer="vote")
@@ -324,9 +332,7 @@ def test_a_backend_that_does_not_continue_is_refused() -> None:
                 Solver(backend, config, STEPS)
             message = str(error.value)
             assert "\n" not in message
-            assert all(
-                word in message for word in (said_of_it, strategy, backend.name, "best-of-n")
-            )
+            assert all(word in message for word in (reason, strategy, backend.name, "best-of-n"))
         backend.asked.clear()
         solver = Solver(backend, replace(config, fallback="best-of-n"), STEPS)
         assert solver.fell_back
@@ -339,7 +345,7 @@ def test_a_backend_that_does_not_continue_is_refused() -> None:
         backend.asked.clear()
         whole = Solver(backend, StepConfig(strategy="best-of-n", scorer="vote"), STEPS)
         assert not whole.fell_back
-        assert not backend.asked  # what continues nothing need not be probed
+        assert not backend.asked  # best-of-n needs no probe
         forced = Solver(
             backend, StepConfig(strategy="greedy", scorer="vote", require_continuation=False), STEPS
         )
@@ -352,7 +358,7 @@ def test_a_backend_that_does_not_continue_is_refused() -> None:
         )
 
 
-def test_a_backend_that_continues_is_probed_once_and_taken() -> None:
+def test_a_backend_that_continues_is_probed_once_and_used() -> None:
     backend = Scripted(solver_script_of_symbols, replace(KNOWN, continues=None))
     solver = Solver(backend, StepConfig(strategy="greedy", scorer="vote"), STEPS)
     assert solver.probed is not None
@@ -375,14 +381,14 @@ def test_a_backend_that_continues_is_probed_once_and_taken() -> None:
 
 
 def solver_script_of_symbols(request: Request, number: int) -> Candidate:
-    """Writes right steps, and goes on from any part of one."""
+    """Write correct steps and continue any partial step."""
     rest = ">".join(solve(request.prompt.rstrip(">")))[len(request.answer) :]
     end = request.stop.find(rest)
-    return said(rest if end is None else rest[:end])
+    return make_candidate(rest if end is None else rest[:end])
 
 
-def test_the_checker_wants_steps_that_it_knows() -> None:
-    """With other ends of steps than those of the language, right steps would score 0."""
+def test_checker_requires_steps_of_its_language() -> None:
+    """With step ends other than those of the language, correct steps would score 0."""
     config = StepConfig(strategy="every-step", scorer="checker", step_stop=(")",))
     with pytest.raises(ConfigError, match="leave step_stop alone"):
         Solver(make_backend(BackendConfig(), loaded()), config, STEPS, loaded())

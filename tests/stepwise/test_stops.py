@@ -1,5 +1,4 @@
-"""Where a step ends: `Stop`, and steps written token by token, against searching every position
-one by one."""
+"""`Stop` and steps written token by token, compared with a search of every position."""
 
 from __future__ import annotations
 
@@ -20,7 +19,7 @@ Texts = list[str | None]  # tokens, of which None ends the answer
 
 
 def write(tokens: Texts, stop: Stop, over: str = "") -> Candidate | None:
-    """The step that a model which says these tokens writes; None while it has not ended."""
+    """Return the step of a model that writes these tokens; None while the step has not ended."""
     partial = (Candidate("", "", "stop", 0, overshoot=over),) if over else ()
     step = Step(Request("", partial, stop=stop))
     for i, text in enumerate(tokens):
@@ -29,8 +28,8 @@ def write(tokens: Texts, stop: Stop, over: str = "") -> Candidate | None:
     return None if step.finish is None else step.candidate()
 
 
-def brute(tokens: Texts, stop: Stop, over: str = "") -> tuple[str, str, str, int] | None:
-    """Step, overshoot, finish and number of tokens, by looking at every position.
+def step_by_search(tokens: Texts, stop: Stop, over: str = "") -> tuple[str, str, str, int] | None:
+    """Return step, overshoot, finish and number of tokens, by a search of every position.
 
     None while the step has not ended.
     """
@@ -83,17 +82,19 @@ stops = st.lists(st.text("ab>", min_size=1, max_size=3), max_size=3).map(tuple)
     tokens=["b"], end=False, strings=("a>b",), least=1, more=3, over="a>"
 )  # and one that began with the step before
 @example(tokens=[">", "b>"], end=False, strings=(">", "b"), least=2, more=0, over=">")
-def test_steps_against_every_position(
+def test_steps_equal_a_search_of_every_position(
     tokens: list[str], end: bool, strings: tuple[str, ...], least: int, more: int, over: str
 ) -> None:
-    stop, said = Stop(strings, least + more, least), [*tokens, *([EOS] if end else [])]
-    candidate, expected = write(said, stop, over), brute(said, stop, over)
+    stop, written = Stop(strings, least + more, least), [*tokens, *([EOS] if end else [])]
+    candidate, expected = write(written, stop, over), step_by_search(written, stop, over)
     assert (candidate is None) == (expected is None)
     if candidate is None or expected is None:
         return
     assert (candidate.step, candidate.overshoot, candidate.finish, candidate.tokens) == expected
     assert candidate.step + candidate.overshoot == over + candidate.text
-    assert candidate.text == "".join(text for text in said[: candidate.tokens] if text is not EOS)
+    assert candidate.text == "".join(
+        text for text in written[: candidate.tokens] if text is not EOS
+    )
     assert candidate.ids == tuple(range(candidate.tokens))
     assert (
         candidate.log_probs == candidate.entropies == candidate.gaps == candidate.ids
@@ -102,8 +103,8 @@ def test_steps_against_every_position(
 
 @settings(max_examples=150, deadline=None)
 @given(tokens=st.lists(pieces, max_size=10), strings=stops)
-def test_steps_make_up_the_answer(tokens: list[str], strings: tuple[str, ...]) -> None:
-    """Nothing is lost or said twice, whatever is carried over, and each step but the last ends
+def test_steps_join_to_the_answer(tokens: list[str], strings: tuple[str, ...]) -> None:
+    """No text is lost or repeated for any overshoot, and each step but the last ends
     at its first stop."""
     stop, left, over, steps = Stop(strings, 64), [*tokens, EOS], "", list[Candidate]()
     while not steps or steps[-1].finish != "end":
@@ -125,7 +126,7 @@ def test_steps_make_up_the_answer(tokens: list[str], strings: tuple[str, ...]) -
 
 @settings(max_examples=200, deadline=None)
 @given(text=st.text("ab>", max_size=10), strings=stops, since=st.integers(0, 10))
-def test_find(text: str, strings: tuple[str, ...], since: int) -> None:
+def test_find_equals_brute_force(text: str, strings: tuple[str, ...], since: int) -> None:
     ends = [
         e for e in range(since + 1, len(text) + 1) if any(text[:e].endswith(s) for s in strings)
     ]
@@ -134,8 +135,8 @@ def test_find(text: str, strings: tuple[str, ...], since: int) -> None:
     assert cut == (None if not ends else (text[: ends[0]], text[ends[0] :]))
 
 
-def test_cases() -> None:
-    """The same by hand, so that the two implementations cannot share an error."""
+def test_stops_in_known_cases() -> None:
+    """Check known cases, so that the two implementations cannot share an error."""
     step = write(["1", ")>(", "+"], stop_of(">"))
     assert (step.step, step.overshoot, step.text, step.finish, step.tokens) == (
         "1)>",
@@ -157,10 +158,10 @@ def test_cases() -> None:
         write([">", EOS], Stop((">",), 9, 3)).finish == "end"
     )  # the model's own end is no stop string
     assert write(["x\n", "\ny"], stop_of("\n\n")).overshoot == "y"
-    assert write(["ab>"], stop_of(">", "b")).step == "ab"  # whichever comes first
+    assert write(["ab>"], stop_of(">", "b")).step == "ab"  # the earliest stop
 
 
-def test_stops_that_make_no_sense() -> None:
+def test_impossible_stops_are_refused() -> None:
     for strings, most, least in (((">", ""), 4, 1), ((">",), 4, 5), ((">",), 4, 0)):
         with pytest.raises(ConfigError):
             Stop(strings, most, least)
@@ -170,10 +171,10 @@ def test_stops_that_make_no_sense() -> None:
     ) == Stop(("a", "b"), 7, 2)
 
 
-def test_a_model_ends_its_steps_there() -> None:
-    """With several stops of several characters, on a real generator.
+def test_a_model_ends_its_steps_at_the_stops() -> None:
+    """Check several stops of several characters on a real backend.
 
-    Each step is what the rules make of its tokens.
+    Each step follows from its tokens by the rules.
     """
     model = loaded(pieces=True)
     vocabulary = model.vocabulary
@@ -202,7 +203,9 @@ def test_a_model_ends_its_steps_there() -> None:
                 candidate.overshoot,
                 candidate.finish,
                 candidate.tokens,
-            ) == brute(tokens, stop, over)
-            assert candidate.tokens < 2 or brute(tokens[:-1], stop, over) is None  # and not before
+            ) == step_by_search(tokens, stop, over)
+            assert (
+                candidate.tokens < 2 or step_by_search(tokens[:-1], stop, over) is None
+            )  # and not before
             finishes.add(candidate.finish)
     assert finishes == {"stop", "end", "length"}

@@ -1,4 +1,4 @@
-"""What each strategy asks for, takes and remembers, with backends whose every answer is known."""
+"""Requests, choices and records of each strategy, with backends of known answers."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from tests.helpers.stepwise import (
     WRONG,
     Scripted,
     loaded,
+    make_candidate,
     problems,
-    said,
     solve,
     solver_script,
 )
@@ -41,20 +41,23 @@ def run(
     strategy = RUNS[config.strategy](prompt, problem, config, stop, 17)
     ask = next(strategy)
     while True:
-        told = backend.next_step([ask])[0] if isinstance(ask, Request) else scorer.score([ask])[0]
+        result = backend.next_step([ask])[0] if isinstance(ask, Request) else scorer.score([ask])[0]
         try:
-            ask = strategy.send(told)
+            ask = strategy.send(result)
         except StopIteration as ended:
             return ended.value
 
 
 def numbered(length: int, table: dict[tuple[int, int], float] | None = None) -> Scripted:
-    """`length` steps that name their candidate and step; -log p of each from a table, else 1."""
+    """Return a backend of `length` steps that name their candidate and step.
+
+    The -log p of each comes from `table`, or is 1.
+    """
 
     def script(request: Request, number: int) -> Candidate:
         step = len(request.partial)
         text = f"{step}.{number}.{request.temperature:g}"
-        return said(
+        return make_candidate(
             text + ">" if step + 1 < length else text, -(table or {}).get((step, number), 1.0)
         )
 
@@ -62,11 +65,11 @@ def numbered(length: int, table: dict[tuple[int, int], float] | None = None) -> 
 
 
 def asked(backend: Scripted) -> list[tuple[int, int, int, float]]:
-    """Of each request: its step, how many candidates, from which number, at which temperature."""
+    """Return step, number of candidates, first number and temperature of each request."""
     return [(len(r.partial), r.num, r.first, r.temperature) for r in backend.asked]
 
 
-def test_one_candidate_a_step() -> None:
+def test_greedy_and_sample_request_one_candidate_a_step() -> None:
     for strategy, heat in (("greedy", 0.0), ("sample", 0.6)):
         backend = numbered(4)
         answer = run(backend, replace(BASE, strategy=strategy))
@@ -84,15 +87,15 @@ def test_one_candidate_a_step() -> None:
         assert not any(
             step.scaled or step.proposals or step.scores or step.level for step in answer.steps
         )
-        assert len({r.seed for r in backend.asked}) == 4  # a server knows nothing of positions
+        assert len({r.seed for r in backend.asked}) == 4  # a server does not know positions
         assert all(r.stop == Stop((">",), 96) and r.prompt == "p>" for r in backend.asked)
         for before, after in zip(backend.asked, backend.asked[1:], strict=False):
             assert after.partial[:-1] == before.partial
 
 
 @pytest.mark.parametrize(("draft", "first"), [("greedy", 0.0), ("sample", 0.6)])
-def test_every_step_asks_for_exactly_n(draft: str, first: float) -> None:
-    """One, then three more, from number 1; all differ, so the vote is even, and the first wins."""
+def test_every_step_requests_exactly_n_candidates(draft: str, first: float) -> None:
+    """One candidate, then three more, are requested; all differ, so the first wins the vote."""
     backend = numbered(3)
     answer = run(backend, replace(BASE, strategy="every-step", candidates=4, draft=draft))
     assert asked(backend) == [part for n in range(3) for part in ((n, 1, 0, first), (n, 3, 1, 0.6))]
@@ -113,7 +116,7 @@ def test_every_step_asks_for_exactly_n(draft: str, first: float) -> None:
     assert not any(step.scaled for step in answer.steps)
 
 
-def test_the_best_is_taken_and_goes_on() -> None:
+def test_the_best_candidate_is_chosen_and_continued() -> None:
     table = {(0, 2): 0.5, (1, 3): 0.2, (1, 1): 0.2, (2, 0): 0.1}
     backend = numbered(3, table)
     answer = run(backend, replace(BASE, strategy="every-step", scorer="perplexity"))
@@ -124,8 +127,8 @@ def test_the_best_is_taken_and_goes_on() -> None:
     assert [candidate.step for candidate in backend.asked[-1].partial] == ["0.2.0.6>", "1.1.0.6>"]
 
 
-def test_adaptive_scales_where_the_trigger_says() -> None:
-    """The trigger gets the first candidate and remembers the chosen one, which matters here."""
+def test_adaptive_scales_where_the_trigger_fires() -> None:
+    """The trigger gets the first candidate and records the chosen one; here they differ."""
     drafts = [0.3, 0.9, 0.25, 0.28, 0.5, 0.35, 0.2]
     others = [0.05, 0.02, 0.25, 0.01, 0.04, 0.35, 0.1]
     table = {(n, 0): u for n, u in enumerate(drafts)} | {(n, 2): u for n, u in enumerate(others)}
@@ -151,19 +154,19 @@ def test_adaptive_scales_where_the_trigger_says() -> None:
     ] + [(6, 1, 0, 0.0)]
 
 
-def test_adaptive_needs_figures_and_others_do_not() -> None:
-    silent = Scripted(
+def test_only_adaptive_needs_log_probabilities() -> None:
+    without_log_probs = Scripted(
         lambda request, number: replace(numbered(3).script(request, number), log_probs=None)
     )
     with pytest.raises(BackendError, match="log-probabilities"):
-        run(silent, replace(BASE, strategy="adaptive"))
+        run(without_log_probs, replace(BASE, strategy="adaptive"))
     for strategy in ("greedy", "every-step", "random", "best-of-n"):
-        answer = run(silent, replace(BASE, strategy=strategy, rate=1.0))
+        answer = run(without_log_probs, replace(BASE, strategy=strategy, rate=1.0))
         assert answer.log_probs is None
         assert all(step.uncertainty is None and step.level is None for step in answer.steps)
 
 
-def test_random_at_its_ends() -> None:
+def test_random_scales_at_its_rate() -> None:
     for rate, scaled in ((0.0, [False] * 5), (1.0, [False] + [True] * 4)):
         backend = numbered(5)
         answer = run(backend, replace(BASE, strategy="random", rate=rate))
@@ -173,11 +176,11 @@ def test_random_at_its_ends() -> None:
     assert 5 < sum(step.scaled for step in some.steps) < 25
 
 
-def test_best_of_n_asks_for_whole_answers() -> None:
-    """No partial answer is ever sent, no stop string; the steps are told apart afterwards."""
+def test_best_of_n_requests_whole_answers() -> None:
+    """No partial answer or stop string is sent; the answer is split into steps afterwards."""
     heats = {"greedy": [(1, 0, 0.0), (3, 1, 0.6)], "sample": [(4, 0, 0.6)]}
     for draft, expected in heats.items():
-        backend = Scripted(lambda r, n: said(f"a{n}>b>c", -2.0 + (n == 2), finish="end"))
+        backend = Scripted(lambda r, n: make_candidate(f"a{n}>b>c", -2.0 + (n == 2), finish="end"))
         answer = run(
             backend,
             replace(BASE, strategy="best-of-n", scorer="probability", draft=draft, max_steps=5),
@@ -193,7 +196,7 @@ def test_best_of_n_asks_for_whole_answers() -> None:
             4,
         )
         assert (answer.text, answer.finish_reason, answer.spent.candidates) == ("a2>b>c", "end", 4)
-    one = Scripted(lambda r, n: said("a>b>", finish="length"))
+    one = Scripted(lambda r, n: make_candidate("a>b>", finish="length"))
     answer = run(one, replace(BASE, strategy="best-of-n", candidates=1, draft="sample"))
     assert ([step.text for step in answer.steps], answer.finish_reason) == (
         ["a>", "b>", ""],
@@ -201,12 +204,12 @@ def test_best_of_n_asks_for_whole_answers() -> None:
     )
 
 
-def test_what_ends_an_answer() -> None:
-    endless = Scripted(lambda r, n: said(f"{len(r.partial)}>"))
+def test_step_limits_end_an_answer() -> None:
+    endless = Scripted(lambda r, n: make_candidate(f"{len(r.partial)}>"))
     answer = run(endless, replace(BASE, max_steps=6))
     assert (len(answer.steps), answer.finish_reason) == (6, "max_steps")
     cut = Scripted(
-        lambda r, n: said(
+        lambda r, n: make_candidate(
             "1>" if len(r.partial) < 2 else "too lo",
             finish="stop" if len(r.partial) < 2 else "length",
         )
@@ -218,16 +221,16 @@ def test_what_ends_an_answer() -> None:
     )
 
 
-def test_an_answer_that_starts_again() -> None:
+def test_an_answer_that_restarts_is_ended() -> None:
     """A backend that ignores the answer repeats its first step, which three steps reveal."""
-    again = Scripted(lambda r, n: said("(+ 3 8)>"))
-    answer = run(again, BASE)
+    restarting = Scripted(lambda r, n: make_candidate("(+ 3 8)>"))
+    answer = run(restarting, BASE)
     assert (len(answer.steps), answer.finish_reason, answer.restarts) == (3, "restarted", 2)
-    answer = run(again, replace(BASE, guard=False, max_steps=7))
+    answer = run(restarting, replace(BASE, guard=False, max_steps=7))
     assert (len(answer.steps), answer.finish_reason, answer.restarts) == (7, "max_steps", 6)
     texts = [f"(+ {n} {n})>" for n in (1, 2, 3, 4, 2, 5, 3, 1, 6)]
-    backend = Scripted(lambda r, n: said(texts[len(r.partial)]))
-    answer = run(backend, BASE)  # later, once is no proof; twice in a row is
+    backend = Scripted(lambda r, n: make_candidate(texts[len(r.partial)]))
+    answer = run(backend, BASE)  # later, only two repeats in a row prove a restart
     assert (len(answer.steps), answer.finish_reason, answer.restarts) == (8, "restarted", 3)
 
 
@@ -244,15 +247,15 @@ def test_an_answer_that_starts_again() -> None:
         (["", "", "", ""], [False] * 4),  # of no symbols
     ],
 )
-def test_the_guard(steps: Sequence[str], restarts: list[bool]) -> None:
+def test_guard_detects_restarts(steps: Sequence[str], restarts: list[bool]) -> None:
     guard = RestartGuard()
     assert [guard.restarted(SHORT * step) for step in steps] == restarts
     guard = RestartGuard()  # steps of few symbols may repeat
     assert not any(guard.restarted(step) for step in steps)
 
 
-def test_the_checker_finds_what_is_there() -> None:
-    """With the checker one right candidate of four suffices; with a vote of wrong ones not."""
+def test_checker_finds_the_correct_candidate() -> None:
+    """One correct candidate of four suffices for the checker, but not for the vote."""
     chosen = {}
     for scorer in ("checker", "vote"):
         for problem in problems(12, seed=5):
@@ -272,20 +275,20 @@ def test_the_checker_finds_what_is_there() -> None:
         assert answer.finish_reason == "end"
 
 
-def test_a_scorer_is_paid_for() -> None:
-    class Dear:
+def test_scorer_cost_is_counted() -> None:
+    class CostlyScorer:
         def score(self, judgements: Sequence[Judgement]) -> list[tuple[list[float], Spent]]:
             return [([float(len(c.step)) for c in j.candidates], Spent(100, 2)) for j in judgements]
 
-    answer = run(numbered(2), replace(BASE, strategy="every-step"), Dear())
+    answer = run(numbered(2), replace(BASE, strategy="every-step"), CostlyScorer())
     assert answer.spent == Spent(8 + 200, 4 + 4, 8)
 
 
-def test_every_strategy_ends_with_what_was_chosen() -> None:
-    """Ids, tokens and figures of an answer are those of its chosen steps, nothing else."""
+def test_every_strategy_returns_the_chosen_steps() -> None:
+    """Ids, tokens and figures of an answer are those of its chosen steps only."""
     backend = Scripted(
         lambda r, n: replace(
-            said(f"{len(r.partial)}>" if len(r.partial) < 3 else "8", -0.5, -n),
+            make_candidate(f"{len(r.partial)}>" if len(r.partial) < 3 else "8", -0.5, -n),
             ids=(len(r.partial), n),
         ),
         Capabilities(**{**vars(KNOWN), "token_ids": True}),

@@ -1,4 +1,4 @@
-"""Triggers: momentum uncertainty against arithmetic by hand, random draws against their rate."""
+"""Triggers: momentum uncertainty by hand, random draws compared with their rate."""
 
 from __future__ import annotations
 
@@ -44,17 +44,19 @@ def trace(trigger: Trigger, uncertainties: tuple[float, ...]) -> list[bool]:
 
 
 @pytest.mark.parametrize(("corrected", "table"), [(False, PUBLISHED), (True, CORRECTED)])
-def test_the_trace_by_hand(corrected: bool, table: tuple[tuple[float, bool], ...]) -> None:
+def test_momentum_trace_equals_a_hand_computation(
+    corrected: bool, table: tuple[tuple[float, bool], ...]
+) -> None:
     trigger = Momentum(0.9, 0.9, corrected)
     for step, (u, (level, scaled)) in enumerate(zip(UNCERTAINTIES, table, strict=True)):
         assert trigger.level == pytest.approx(level, abs=5e-7)
         assert trigger.scale(step, u) is scaled
-        assert trigger.level == pytest.approx(level, abs=5e-7)  # asking changes nothing
+        assert trigger.level == pytest.approx(level, abs=5e-7)  # a query does not change the state
         trigger.update(u)
     assert trigger.average == pytest.approx(0.2153048, abs=5e-8)  # 0.9 x 0.183672 + 0.05
 
 
-def test_constant_uncertainty() -> None:
+def test_momentum_of_constant_uncertainty() -> None:
     """As published, the first 21 of 39 steps trigger at u = 1; with the correction none does."""
     assert trace(Momentum(), (1.0,) * 40) == [False] + [True] * 21 + [False] * 18
     assert not any(trace(Momentum(bias_corrected=True), (1.0,) * 40))
@@ -69,7 +71,7 @@ def test_constant_uncertainty() -> None:
     st.floats(0.05, 1),
     st.booleans(),
 )
-def test_the_published_form(
+def test_momentum_equals_the_published_form(
     uncertainties: list[float], momentum: float, scaling: float, corrected: bool
 ) -> None:
     """exp(u) > exp(M) / g, M in closed form, where both sides differ by more than rounding."""
@@ -84,7 +86,7 @@ def test_the_published_form(
         trigger.update(u)
 
 
-def test_lots_are_drawn_at_their_rate() -> None:
+def test_random_fires_at_its_rate() -> None:
     """5,000 draws at 0.3: the standard deviation is 32.4, and 4.9 of them are one in a million."""
     rate, count = 0.3, 5_000
     drawn = [Random(rate, seed).scale(step, 9.0) for seed in range(100) for step in range(1, 51)]
@@ -97,7 +99,7 @@ def test_lots_are_drawn_at_their_rate() -> None:
     assert both == pytest.approx(rate**2, abs=4.9 * math.sqrt(rate**2 / lots[:, 1:].size))
 
 
-def test_lots_tell_nothing_else() -> None:
+def test_random_depends_on_seed_and_step_only() -> None:
     """Draws ignore uncertainties; a higher rate only adds steps; rates 0 and 1; never step 0."""
     lots = [trace(Random(rate, 5), UNCERTAINTIES * 20) for rate in (0.0, 0.2, 0.7, 1.0)]
     assert trace(Random(0.2, 5), (0.0,) * 120) == lots[1]
@@ -112,7 +114,7 @@ def test_lots_tell_nothing_else() -> None:
     assert trace(Random(0.5, 6), (0.0,) * 120) != trace(Random(0.5, 5), (0.0,) * 120)
 
 
-def test_the_two_ends_and_who_gets_what() -> None:
+def test_every_strategy_has_its_trigger() -> None:
     assert trace(Always(), UNCERTAINTIES) == [True] * 6
     assert trace(Never(), UNCERTAINTIES) == [False] * 6
     made = {
@@ -123,5 +125,5 @@ def test_the_two_ends_and_who_gets_what() -> None:
         "greedy": Never(), "sample": Never(), "every-step": Always(),
         "adaptive": Momentum(0.9, 0.9), "random": Random(0.5, 3),
     }  # fmt: skip
-    told = StepConfig(strategy="adaptive", momentum=0.5, scaling=0.7, bias_corrected=True)
-    assert make_trigger(told, 3) == Momentum(0.5, 0.7, True)
+    config = StepConfig(strategy="adaptive", momentum=0.5, scaling=0.7, bias_corrected=True)
+    assert make_trigger(config, 3) == Momentum(0.5, 0.7, True)

@@ -1,4 +1,4 @@
-"""Which answer is given: valid ones first; foreign symbols are unreadable; far answers say so."""
+"""Order of answers: valid ones first; foreign symbols are unreadable; far answers are marked."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ def loaded() -> Loaded:
 
 
 @pytest.fixture(scope="module")
-def picky() -> Loaded:
-    """A random model of a language in which something else is valid: an even number of brackets."""
+def bracket_model() -> Loaded:
+    """A random model of a language whose valid strings have an even number of brackets."""
     loaded = tiny_loaded()
     parses = lambda text: (text.count("(") + text.count(")")) % 2 == 0  # noqa: E731
     loaded.language.parses = parses  # type: ignore[method-assign]
@@ -55,7 +55,7 @@ def trained() -> Loaded:
 
 @both_seeds
 def test_valid_items_come_first_and_keep_their_order(seed: int) -> None:
-    """Against the definition, over random lists."""
+    """Compare with the definition on random lists."""
     for rng in cases(300, seed, 1.0):
         items = [(i, rng.random() < 0.4) for i in range(rng.randint(0, 9))]
         look, top = rng.randint(1, 9), rng.randint(1, 9)
@@ -70,7 +70,7 @@ def test_valid_items_come_first_and_keep_their_order(seed: int) -> None:
         first = next((i for i, item in enumerate(window, 1) if item[1]), len(window))
         assert sorted(ordered) == items
         assert looked == (first if top == 1 else len(window))
-        assert set(asked) == set(range(looked))  # nothing beyond that is asked
+        assert set(asked) == set(range(looked))  # no further candidate is checked
         if top > 1:
             good, bad = ([x for x in window if x[1] == wanted] for wanted in (True, False))
             assert ordered == [*good, *bad, *items[len(window) :]]
@@ -83,29 +83,29 @@ def test_valid_items_come_first_and_keep_their_order(seed: int) -> None:
 TEXTS = ["(+75)=?2", "(((", "5=4", "(*?5)=1", "1)+7("]
 
 
-def test_the_first_valid_explanation_is_the_answer(picky: Loaded) -> None:
-    """Against the whole list by score, for every number of candidates."""
+def test_the_first_valid_explanation_is_the_answer(bracket_model: Loaded) -> None:
+    """Compare with the whole list by score, for every number of candidates."""
     moved = 0
     for text in TEXTS:
-        (all_of,) = tasks.repair(picky, [text], beam=6, top=1000, candidates=1000)
+        (all_of,) = tasks.repair(bracket_model, [text], beam=6, top=1000, candidates=1000)
         listed = all_of.alternatives
         assert [item.parses for item in listed] == sorted((x.parses for x in listed), reverse=True)
         by_score = sorted(listed, key=lambda x: -math.inf if x.score is None else x.score)[::-1]
         for look in (1, 2, 5, 1000):
-            (result,) = tasks.repair(picky, [text], beam=6, candidates=look)
+            (result,) = tasks.repair(bracket_model, [text], beam=6, candidates=look)
             window = by_score[:look]
             place = next((i for i, item in enumerate(window) if item.parses), None)
             assert result.text == by_score[place or 0].text
             assert result.parses == (place is not None)
             assert result.candidates == (len(window) if place is None else place + 1)
             moved += place is not None and place > 0
-        (five,) = tasks.repair(picky, [text], beam=6, top=5)
+        (five,) = tasks.repair(bracket_model, [text], beam=6, top=5)
         assert five.text == result.text
     assert moved > 1
 
 
 def test_a_blank_is_filled_with_the_likeliest_symbol_that_is_valid(loaded: Loaded) -> None:
-    """Against trying every symbol; a random model's favourite is mostly invalid."""
+    """Compare with trying every symbol; the most likely symbol is mostly invalid."""
     encode, invalid = loaded.language.vocabulary.encode, 0
     symbols = [loaded.language.vocabulary.symbols[i] for i in loaded.language.vocabulary.inner_ids]
     for at in range(len(GOOD)):
@@ -124,7 +124,7 @@ def test_a_blank_is_filled_with_the_likeliest_symbol_that_is_valid(loaded: Loade
 
 
 def test_a_span_gets_a_valid_length(loaded: Loaded) -> None:
-    """Of several lengths one whose filling is valid is taken, the likeliest of those."""
+    """The most likely length with a valid filling is chosen."""
     valid = mixed = 0
     for span in ((2, 7), (6, 9), (10, 13)):
         each = [tasks.rewrite(loaded, [GOOD], replace=span, length=n)[0] for n in range(1, 6)]
@@ -139,12 +139,12 @@ def test_a_span_gets_a_valid_length(loaded: Loaded) -> None:
     assert mixed
 
 
-def test_completions_are_drawn_again_until_they_are_valid(picky: Loaded) -> None:
-    """What was valid stays the draw that it was; the others depend on their key alone."""
+def test_completions_are_drawn_again_until_they_are_valid(bracket_model: Loaded) -> None:
+    """Valid draws are unchanged; redraws depend on their key only."""
     text, many = "(+", CompletionConfig(candidates=20)
-    plain = tasks.complete(picky, [text], num=8)
-    again = tasks.complete(picky, [text], num=8, settings=many)
-    few = tasks.complete(picky, [text], num=5, settings=many)
+    plain = tasks.complete(bracket_model, [text], num=8)
+    again = tasks.complete(bracket_model, [text], num=8, settings=many)
+    few = tasks.complete(bracket_model, [text], num=5, settings=many)
     assert [result.text for result in few] == [result.text for result in again[:5]]
     assert all(result.candidates is None for result in plain)
     assert sum(bool(r.parses) for r in again) > sum(bool(r.parses) for r in plain)
@@ -153,15 +153,19 @@ def test_completions_are_drawn_again_until_they_are_valid(picky: Loaded) -> None
         assert after.parses or after.candidates == 20
         assert after.text.startswith(text)
     with pytest.raises(ConfigError, match="a stream shows what is drawn"):
-        [*tasks.completing(picky, [text], settings=many, on_characters=lambda number, text: None)]
+        [
+            *tasks.completing(
+                bracket_model, [text], settings=many, on_characters=lambda number, text: None
+            )
+        ]
     cut = tasks.complete(
-        picky, [text], num=6, settings=many, control=ControlConfig(first_complete=True)
+        bracket_model, [text], num=6, settings=many, control=ControlConfig(first_complete=True)
     )
     assert all(result.parses or result.candidates == 20 for result in cut)
 
 
 @pytest.mark.parametrize("count", [0, 1001])
-def test_impossible_numbers_of_candidates(loaded: Loaded, count: int) -> None:
+def test_impossible_numbers_of_candidates_are_refused(loaded: Loaded, count: int) -> None:
     for verb in (tasks.repair, tasks.edit):
         with pytest.raises(ConfigError, match=f"candidates is {count}; allowed is 1 to 1000"):
             verb(loaded, [GOOD], candidates=count)  # type: ignore[operator]
@@ -172,7 +176,7 @@ def test_impossible_numbers_of_candidates(loaded: Loaded, count: int) -> None:
 
 @pytest.fixture(scope="module")
 def checked(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    """Flags for a random model of a folder without a grammar, whose checker prints."""
+    """Return flags for a random model of a folder with a printing checker and no grammar."""
     import torch
 
     from maskdiff import checkpoint
@@ -202,7 +206,7 @@ def checked(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     return ["--checkpoint", str(path / "x.pt"), "--language", str(path), "--skip_invalid"]
 
 
-def test_a_checker_chooses_and_its_prints_stay_out_of_the_output(
+def test_a_checker_chooses_and_its_output_is_suppressed(
     checked: list[str], capfd: pytest.CaptureFixture[str]
 ) -> None:
     for argv in (["repair", "aab"], ["edit", "a?b?"], ["complete", "a", "--candidates", "60"]):
@@ -216,7 +220,7 @@ def test_a_checker_chooses_and_its_prints_stay_out_of_the_output(
         assert set(err.split()) == {"noise"}
 
 
-def test_a_checker_that_hangs_or_cannot_tell_ends_the_program_in_one_line(
+def test_a_checker_that_hangs_or_fails_ends_the_command_with_one_line(
     checked: list[str], capfd: pytest.CaptureFixture[str]
 ) -> None:
     flags = ["--validity", "mine:hangs?", "--validity_timeout", "0.3", *checked]
@@ -246,7 +250,7 @@ DAMAGED = [
 
 
 def test_foreign_symbols_are_unreadable(documents: Loaded) -> None:
-    """As blanks in their place; under the grammar everything is valid."""
+    """They become blanks in their position; under the grammar every answer is valid."""
     known = set(documents.language.vocabulary.symbols)
     blank = ["".join(c if c in known else "\u00bf" for c in text) for text in DAMAGED]
     for grammar in (False, True):
@@ -283,7 +287,7 @@ def test_a_foreign_symbol_cannot_be_certain(loaded: Loaded) -> None:
     assert "+7" in other.text
 
 
-def test_what_is_kept_as_it_is_takes_no_foreign_symbol(loaded: Loaded) -> None:
+def test_foreign_symbols_are_refused_where_text_is_kept(loaded: Loaded) -> None:
     for symbol in FOREIGN.replace("\u00a0", "").replace("\t", ""):
         results = [
             *tasks.edit(loaded, [f"(+?{symbol})=1"]),
@@ -298,7 +302,7 @@ def test_what_is_kept_as_it_is_takes_no_foreign_symbol(loaded: Loaded) -> None:
 
 @both_seeds
 @pytest.mark.parametrize("flags", [[], ["--grammar"], ["--method", "draft"]])
-def test_any_text_gives_one_object_a_line(
+def test_any_text_gives_one_json_object_per_line(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], seed: int, flags: list[str]
 ) -> None:
     """Random characters of all planes, among symbols of the language and blanks."""
@@ -341,7 +345,7 @@ def _text(rng: random.Random) -> str:
     ("change", "far"),
     [
         (Change(0, 0), False),
-        (Change(2, 3), False),  # too few to tell
+        (Change(2, 3), False),  # too few to decide
         (Change(3, 10), False),
         (Change(4, 12), True),
         (Change(4, 9, 4), False),  # {“a”:“b”}
@@ -351,11 +355,11 @@ def _text(rng: random.Random) -> str:
         (Change(5, 10, 1), True),
     ],
 )
-def test_what_far_means(change: Change, far: bool) -> None:
+def test_far_of_known_changes(change: Change, far: bool) -> None:
     assert change.far is far
 
 
-def test_an_answer_far_from_its_input_says_so(
+def test_an_answer_far_from_its_input_is_marked(
     trained: Loaded, capsys: pytest.CaptureFixture[str]
 ) -> None:
     infix, russian = "7 * 5 + 10 = 45", "\u043f\u0440\u0438\u0432\u0435\u0442"

@@ -1,4 +1,4 @@
-"""The search for fillings that hold, against trying all of them; and `tasks.fill`."""
+"""Search for true fillings, compared with trying all of them; and `tasks.fill`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from maskdiff.checkpoint import Loaded
 from maskdiff.config import LanguageConfig
 from maskdiff.errors import ConfigError
 from maskdiff.languages import ArithmeticLanguage, make_language
-from maskdiff.repair import fill as room
+from maskdiff.repair import fill as fill_module
 from maskdiff.repair.fill import FillProblem, Guide, search_fillings
 from maskdiff.sampling import Canvas, GrammarConstraint
 from tests.helpers.tiny import tiny_loaded
@@ -38,8 +38,8 @@ def random_guide(template: str, seed: int, scale: float = 3.0) -> Guide:
     return Guide(logits.log_softmax(-1))
 
 
-def brute(template: str) -> set[str]:
-    """All solutions, by trying every symbol at every blank."""
+def all_solutions(template: str) -> set[str]:
+    """Return all solutions, by trying every symbol at every blank."""
     parts = [INNER if symbol == "?" else [symbol] for symbol in template]
     return {text for text in map("".join, itertools.product(*parts)) if LANGUAGE.holds(text)}
 
@@ -59,10 +59,10 @@ def templates(count: int, seed: int, most: int = 3) -> list[str]:
 
 
 @pytest.mark.parametrize("grammar", [True, False])
-def test_the_solutions_are_those_of_trying_everything(grammar: bool) -> None:
+def test_solutions_equal_brute_force(grammar: bool) -> None:
     some = none = 0
     for index, template in enumerate(templates(30, 1)):
-        expected = brute(template)
+        expected = all_solutions(template)
         outcome = search_fillings(
             puzzle(template, grammar), random_guide(template, index), EVERY, EVERY
         )
@@ -71,13 +71,13 @@ def test_the_solutions_are_those_of_trying_everything(grammar: bool) -> None:
         assert set(outcome.solutions) == expected
         assert (outcome.first is None) == (not expected)
         some, none = some + bool(expected), none + (not expected)
-    assert min(some, none) >= 5  # both answers were tried
+    assert min(some, none) >= 5  # both outcomes occurred
 
 
-def test_a_bounded_search_never_claims_what_it_has_not_checked() -> None:
+def test_a_bounded_search_claims_only_checked_solutions() -> None:
     early = 0
     for index, template in enumerate(templates(25, 2)):
-        expected = brute(template)
+        expected = all_solutions(template)
         for bound in (1, 2, 7, 30, 150):
             outcome = search_fillings(puzzle(template), random_guide(template, index), EVERY, bound)
             assert outcome.looked <= bound
@@ -92,13 +92,13 @@ def test_a_bounded_search_never_claims_what_it_has_not_checked() -> None:
     assert early > 20
 
 
-def test_neither_small_chunks_nor_forgotten_masks_nor_a_missing_consequence_change_the_solutions(
+def test_chunks_cache_size_and_consequences_do_not_change_the_solutions(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    cases = [(template, brute(template)) for template in templates(25, 3)]
-    monkeypatch.setattr(room, "CHUNK", 3)
+    cases = [(template, all_solutions(template)) for template in templates(25, 3)]
+    monkeypatch.setattr(fill_module, "CHUNK", 3)
     for kept in (0, 1000):
-        monkeypatch.setattr(room, "KEPT", kept)
+        monkeypatch.setattr(fill_module, "KEPT", kept)
         for template, expected in cases:
             blind = replace(puzzle(template), forced_ending=lambda text: None)
             for asked in (puzzle(template), blind):
@@ -109,10 +109,10 @@ def test_neither_small_chunks_nor_forgotten_masks_nor_a_missing_consequence_chan
 
 
 @pytest.mark.parametrize("grammar", [True, False])
-def test_the_only_solution_is_found_however_bad_the_guide(grammar: bool) -> None:
+def test_the_only_solution_is_found_with_any_guide(grammar: bool) -> None:
     template, only = "(+(*?5)1?)=4?", "(+(*75)10)=45"
     unique = template.replace("=4?", "=45").replace("1?", "10")
-    assert brute(unique) == {only}
+    assert all_solutions(unique) == {only}
     worst = torch.zeros(len(only), len(LANGUAGE.vocabulary))
     for position, symbol in enumerate(only):
         worst[position, LANGUAGE.vocabulary.ids[symbol]] = -torch.inf
@@ -141,7 +141,7 @@ def test_a_good_guide_finds_it_at_once_and_a_bad_one_late() -> None:
     assert bad.first > 10
 
 
-def test_templates_without_a_choice() -> None:
+def test_templates_with_at_most_one_solution() -> None:
     for text, expected in (
         ("5=5", ("5=5",)),
         ("5=6", ()),
@@ -158,7 +158,7 @@ def loaded() -> Loaded:
     return tiny_loaded()
 
 
-def test_solve_gives_what_holds_and_says_why_not(loaded: Loaded) -> None:
+def test_fill_gives_true_strings_or_a_reason(loaded: Loaded) -> None:
     texts = ["(+?(*24))=1?", "(*11)=2?", "(+?(*24)=1?", "5=5", "z", "", "(*??)=?2"]
     results = tasks.fill(loaded, texts)
     assert [result.error is None for result in results] == [
@@ -182,7 +182,7 @@ def test_solve_gives_what_holds_and_says_why_not(loaded: Loaded) -> None:
     assert results == tasks.fill(loaded, texts, batch_size=2)
 
 
-def test_solve_says_when_the_bound_is_reached(loaded: Loaded) -> None:
+def test_fill_reports_a_reached_bound(loaded: Loaded) -> None:
     impossible = "(*?(*?(*??)))=5041"
     (short,) = tasks.fill(loaded, [impossible], bound=500)
     (whole,) = tasks.fill(loaded, [impossible])
@@ -190,9 +190,11 @@ def test_solve_says_when_the_bound_is_reached(loaded: Loaded) -> None:
     assert whole.error == f"no filling of '{impossible}' holds: all 10000 candidates were checked"
 
 
-def test_of_several_solutions_the_likeliest_is_given(loaded: Loaded) -> None:
+def test_the_most_likely_solution_is_given(loaded: Loaded) -> None:
     template = "(+??)=12"
-    scores = {result.text: result.score for result in tasks.edit(loaded, sorted(brute(template)))}
+    scores = {
+        result.text: result.score for result in tasks.edit(loaded, sorted(all_solutions(template)))
+    }
     (result,) = tasks.fill(loaded, [template], solutions=EVERY)
     assert scores[result.text] == pytest.approx(
         max(score for score in scores.values() if score is not None)
@@ -211,7 +213,7 @@ def test_masks_are_blanks_and_traces_show_the_solutions(loaded: Loaded) -> None:
     assert plain.trace[-1].endswith("which is all")
 
 
-def test_bad_settings_and_languages_that_state_nothing(loaded: Loaded) -> None:
+def test_bad_settings_and_languages_without_equations_are_refused(loaded: Loaded) -> None:
     for settings in ({"bound": 0}, {"solutions": 0}):
         with pytest.raises(ConfigError, match="allowed is 1 to"):
             tasks.fill(loaded, ["5=5"], **settings)

@@ -25,7 +25,7 @@ def loaded() -> Loaded:
 
 
 def damaged(loaded: Loaded, count: int, seed: int, symbols: str = SYMBOLS) -> list[str]:
-    """Short strings with one to four random deletions, insertions, replacements and blanks."""
+    """Return short strings with one to four random deletions, insertions, replacements, blanks."""
     rng, texts = random.Random(seed), []
     short = [
         text
@@ -43,7 +43,7 @@ def damaged(loaded: Loaded, count: int, seed: int, symbols: str = SYMBOLS) -> li
 
 @pytest.mark.parametrize("holds", [False, True])
 @pytest.mark.parametrize("method", ["channel", "least_edits"])
-def test_whatever_was_broken_is_valid_and_its_script_leads_there(
+def test_repaired_strings_are_valid_and_reached_by_their_scripts(
     loaded: Loaded, method: str, holds: bool
 ) -> None:
     texts = damaged(loaded, 12, 1)
@@ -59,7 +59,7 @@ def test_whatever_was_broken_is_valid_and_its_script_leads_there(
             assert result.edits == ()
 
 
-def test_truth_is_a_switch(loaded: Loaded) -> None:
+def test_truth_can_be_switched_off(loaded: Loaded) -> None:
     """A false string that parses stays, unless truth is asked for; a true string always stays."""
     texts = [GOOD, "(+(*75)10)=46"]
     plain, true = (
@@ -72,7 +72,7 @@ def test_truth_is_a_switch(loaded: Loaded) -> None:
 
 
 def test_certain_symbols_never_change(loaded: Loaded) -> None:
-    """Random spans of random strings; without them some marked symbol does change."""
+    """Check random spans of random strings; without marks some symbol does change."""
     rng, broken = random.Random(3), 0
     for text in damaged(loaded, 8, 2, "0123456789"):
         first = rng.randrange(len(text))
@@ -112,7 +112,7 @@ def test_certain_symbols_never_change(loaded: Loaded) -> None:
     assert broken > 1
 
 
-def test_a_draft_keeps_what_is_certain(loaded: Loaded) -> None:
+def test_a_draft_keeps_certain_symbols(loaded: Loaded) -> None:
     texts = [text for text in damaged(loaded, 20, 5) if 6 <= len(text) <= 20]
     results = tasks.repair(loaded, texts, method="draft", certain=[(1, 4)])
     assert all(
@@ -131,7 +131,7 @@ def test_a_draft_keeps_what_is_certain(loaded: Loaded) -> None:
         ]
 
 
-def test_what_no_string_keeps_is_an_error_and_takes_nobody_down(loaded: Loaded) -> None:
+def test_unsatisfiable_constraints_fail_their_string_only(loaded: Loaded) -> None:
     texts = ["==75", GOOD, "(+75", "(+75=12"]
     results = tasks.repair(loaded, texts, grammar=True, certain=[(0, 2)])
     assert [result.error is None for result in results] == [False, True, True, True]
@@ -142,7 +142,7 @@ def test_what_no_string_keeps_is_an_error_and_takes_nobody_down(loaded: Loaded) 
 
 
 @pytest.mark.parametrize("method", ["channel", "least_edits"])
-def test_few_edits(loaded: Loaded, method: str) -> None:
+def test_max_edits_limits_the_edits(loaded: Loaded, method: str) -> None:
     """Edits are within the limit, by an independent count; an error names a limit that suffices."""
     refused = 0
     for text in (text for text in damaged(loaded, 16, 4) if "?" not in text):
@@ -166,8 +166,8 @@ def test_few_edits(loaded: Loaded, method: str) -> None:
     assert edit_cost(free.edits or ()) == 0
 
 
-def ball(text: str) -> set[str]:
-    """All that is at most one insertion, deletion or replacement away."""
+def within_one_edit(text: str) -> set[str]:
+    """Return all strings at most one insertion, deletion or replacement away."""
     near = {text}
     for i in range(len(text) + 1):
         for symbol in SYMBOLS:
@@ -176,8 +176,8 @@ def ball(text: str) -> set[str]:
     return near
 
 
-def test_one_edit_finds_the_truth_if_one_edit_can(loaded: Loaded) -> None:
-    """Against all strings within one edit; if none of them is true, a string that parses stays."""
+def test_one_edit_repair_finds_a_true_string_if_one_exists(loaded: Loaded) -> None:
+    """Compare with all strings within one edit; if none is true, a parsable string is kept."""
     rng, texts = random.Random(8), []
     for text in [
         text
@@ -192,7 +192,7 @@ def test_one_edit_finds_the_truth_if_one_edit_can(loaded: Loaded) -> None:
     for text, result in zip(
         texts, tasks.repair(loaded, texts, holds=True, max_edits=1, beam=4), strict=True
     ):
-        near = ball(text)
+        near = within_one_edit(text)
         parse = any(map(language.parses, near))
         true = any(map(language.holds, near))  # type: ignore[attr-defined]
         met[parse + true] += 1
@@ -203,7 +203,7 @@ def test_one_edit_finds_the_truth_if_one_edit_can(loaded: Loaded) -> None:
 
 
 def test_two_wrong_digits_beside_a_certain_value(loaded: Loaded) -> None:
-    """The truth is two replacements away, and neither of the places is known."""
+    """The true string is two replacements away at unknown positions."""
     rng, texts = random.Random(9), []
     for text in loaded.language.sample_many(300, np.random.default_rng(9)):
         places = [i for i in range(text.index("=")) if text[i].isdigit()]
@@ -227,8 +227,8 @@ def test_two_wrong_digits_beside_a_certain_value(loaded: Loaded) -> None:
 
 
 @pytest.mark.slow
-def test_the_number_of_answers_changes_none_of_them() -> None:
-    """With a trained model, whose free beam often ends with something that parses."""
+def test_number_of_answers_does_not_change_them() -> None:
+    """Use a trained model, whose unconstrained beam often parses."""
     trained = load_denoiser(CHECKPOINTS / "best.pt", "cpu")
     texts = ["(+4(+830)10)=13", "(+(*6(+27))((1+(*71)(+34)))=63", "(*55)=49"]
     for settings in ({"grammar": True}, {"holds": True}, {"grammar": True, "max_edits": 4}):
@@ -240,8 +240,8 @@ def test_the_number_of_answers_changes_none_of_them() -> None:
         assert any(result.text != text for text, result in zip(texts, one, strict=True))
 
 
-def test_what_parses_is_never_refused(loaded: Loaded) -> None:
-    """Longer than any drawn string, or of an impossible length; too long a text is an error."""
+def test_parsable_strings_are_never_refused(loaded: Loaded) -> None:
+    """Parsable strings of any length are answered; a text that is too long is an error."""
     long = "(+" * 16 + "1" + "1)" * 16 + "=17"
     for settings in ({"grammar": True}, {"holds": True}, {"method": "least_edits"}):
         (same,) = tasks.repair(loaded, [long], **settings)  # type: ignore[arg-type]
@@ -267,7 +267,9 @@ def test_a_check_stricter_than_the_grammar_is_named(monkeypatch: pytest.MonkeyPa
 @pytest.mark.parametrize(
     "settings", [{"grammar": True}, {"holds": True}, {"method": "least_edits"}, {}]
 )
-def test_several_answers(loaded: Loaded, settings: dict[str, object]) -> None:
+def test_several_answers_are_distinct_and_ordered(
+    loaded: Loaded, settings: dict[str, object]
+) -> None:
     texts = damaged(loaded, 6, 6)
     for text, result in zip(
         texts, tasks.repair(loaded, texts, top=5, beam=6, **settings), strict=True
@@ -310,7 +312,7 @@ def test_answers_do_not_depend_on_the_seed_or_the_others(loaded: Loaded) -> None
         ({"method": "draft", "top": 2}, "draft"),
     ],
 )
-def test_settings_that_fit_no_string(
+def test_impossible_settings_are_refused(
     loaded: Loaded, settings: dict[str, object], message: str
 ) -> None:
     with pytest.raises(ConfigError, match=message):

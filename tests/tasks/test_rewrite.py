@@ -1,4 +1,4 @@
-"""`tasks.rewrite`: a span anew with another length; what must hold whatever the model says."""
+"""`tasks.rewrite`: regenerating a span with another length; properties for any model."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def loaded() -> Loaded:
     "span, length",
     [((2, 7), (1, 9)), ((2, 7), None), ((2, 7), 2), ((3, 3), (1, 4)), ((0, 13), (4, 8))],
 )
-def test_both_sides_are_kept(
+def test_rewrite_keeps_both_sides(
     loaded: Loaded,
     span: tuple[int, int],
     length: tuple[int, int] | int | None,
@@ -58,7 +58,7 @@ def test_both_sides_are_kept(
     assert result.parses or not settings.get("grammar")
 
 
-def test_the_best_length_is_the_likeliest_with_the_prior_of_the_lengths(loaded: Loaded) -> None:
+def test_the_best_length_maximises_likelihood_times_length_prior(loaded: Loaded) -> None:
     lengths = range(3, 10)
     each = [
         tasks.rewrite(loaded, [GOOD], replace=(2, 7), length=n, grammar=True)[0] for n in lengths
@@ -76,7 +76,7 @@ def test_the_best_length_is_the_likeliest_with_the_prior_of_the_lengths(loaded: 
     assert all(math.isfinite(total(result)) for result in fine)
 
 
-def test_removing_inserting_and_blanks_elsewhere(loaded: Loaded) -> None:
+def test_rewrite_removes_inserts_and_fills_other_blanks(loaded: Loaded) -> None:
     removed, inserted = (
         tasks.rewrite(loaded, [GOOD], replace=span, length=n)[0]
         for span, n in (((2, 7), 0), ((11, 11), 2))
@@ -88,7 +88,7 @@ def test_removing_inserting_and_blanks_elsewhere(loaded: Loaded) -> None:
     assert "?" not in filled.text
 
 
-def test_with_holds_every_result_holds(loaded: Loaded) -> None:
+def test_rewrite_with_holds_gives_true_strings(loaded: Loaded) -> None:
     texts = ["(+75)=5?", "(+75)=12", "(*11)=7"]
     for text, result in zip(
         texts, tasks.rewrite(loaded, texts, replace=(2, 4), length=(1, 6), holds=True), strict=True
@@ -102,7 +102,9 @@ def test_with_holds_every_result_holds(loaded: Loaded) -> None:
 
 
 @pytest.mark.parametrize("settings", [{}, {"grammar": True}, {"holds": True}])
-def test_a_batch_is_its_texts_alone(loaded: Loaded, settings: dict[str, object]) -> None:
+def test_a_batch_equals_its_texts_rewritten_alone(
+    loaded: Loaded, settings: dict[str, object]
+) -> None:
     texts = ["(+75)=12", "(*?5)=3?", "7", "zz", "(+(*75)10)=4?"]
     together = tasks.rewrite(
         loaded,
@@ -120,7 +122,7 @@ def test_a_batch_is_its_texts_alone(loaded: Loaded, settings: dict[str, object])
     ]
 
 
-def test_seeds(loaded: Loaded) -> None:
+def test_equal_seeds_give_equal_results(loaded: Loaded) -> None:
     def made(seed: int, sampler: SamplerConfig | None) -> list[str]:
         found = tasks.rewrite(
             loaded, [GOOD] * 3, replace=(2, 7), length=(4, 6), sampler=sampler, seed=seed
@@ -132,7 +134,7 @@ def test_seeds(loaded: Loaded) -> None:
     assert made(0, MASKGIT) != made(1, MASKGIT)
 
 
-def test_what_does_not_fit_is_said_text_by_text(loaded: Loaded) -> None:
+def test_impossible_spans_are_reported_per_text(loaded: Loaded) -> None:
     long, outside, fine = tasks.rewrite(
         loaded, [GOOD, "5=5", GOOD], replace=(2, 7), length=(60, 70)
     )

@@ -1,4 +1,4 @@
-"""The verbs on a tiny random model: what must hold whatever the model says."""
+"""The tasks on a tiny random model: properties that hold for any model."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def loaded() -> Loaded:
     return tiny_loaded()
 
 
-def test_generate_lengths_and_fields(loaded: Loaded) -> None:
+def test_generate_sets_lengths_and_fields(loaded: Loaded) -> None:
     results = tasks.generate(loaded, 5, length=24)
     assert [len(result.text) for result in results] == [24] * 5
     assert all(
@@ -54,7 +54,7 @@ def test_generate_is_reproducible_and_independent_of_the_batch(loaded: Loaded) -
 
 
 @pytest.mark.parametrize("length", [2, 63, 10**9, (1, 2), (63, 70)])
-def test_generate_impossible_lengths(loaded: Loaded, length: int | tuple[int, int]) -> None:
+def test_generate_refuses_impossible_lengths(loaded: Loaded, length: int | tuple[int, int]) -> None:
     with pytest.raises(CanvasError, match="3 to 62"):
         tasks.generate(loaded, 1, length=length)
 
@@ -118,13 +118,13 @@ def test_repair_gives_plain_strings(loaded: Loaded, method: str) -> None:
         assert set(result.text) <= set("0123456789()+*=")
 
 
-def test_channel_repair_with_next_to_no_noise_returns_what_it_got(loaded: Loaded) -> None:
-    """At a tiny sigma the evidence beats any prior: the identity; masks alone are filled."""
+def test_channel_repair_with_almost_no_noise_returns_its_input(loaded: Loaded) -> None:
+    """At a tiny sigma repair is the identity, and only masks are filled."""
     texts = [GOOD, "(+75)=12"]
     assert [result.text for result in tasks.repair(loaded, texts, sigma=1e-6)] == texts
 
 
-def test_repair_of_one_does_not_depend_on_the_others(loaded: Loaded) -> None:
+def test_repair_of_a_string_does_not_depend_on_the_batch(loaded: Loaded) -> None:
     texts = [GOOD, "(+75)=?2", "((((", "5" * 30, "(*?5)=1"]
     together = [result.text for result in tasks.repair(loaded, texts)]
     assert together == [tasks.repair(loaded, [text])[0].text for text in texts]
@@ -202,9 +202,7 @@ def test_score_is_the_mean_causal_log_probability(loaded: Loaded) -> None:
 
 
 @pytest.mark.parametrize("method", tasks.REPAIR_METHODS)
-def test_repair_under_a_grammar_always_parses_and_leaves_what_does(
-    loaded: Loaded, method: str
-) -> None:
+def test_repair_under_a_grammar_parses_and_keeps_valid_strings(loaded: Loaded, method: str) -> None:
     texts = ["7=8", "(+(*75)10=45", "))((", "?????", "(+12)=?", "=+=+="]
     if method == "draft":
         texts = [text for text in texts if len(text) > 4 or text == "7=8"]
@@ -235,7 +233,7 @@ def test_under_a_grammar_an_untrained_model_writes_the_language(loaded: Loaded) 
         assert all(b in ("?", a) for a, b in zip(result.text, text, strict=True))
 
 
-def test_edit_under_a_grammar_is_still_the_best_filling(loaded: Loaded) -> None:
+def test_edit_under_a_grammar_gives_the_best_filling(loaded: Loaded) -> None:
     texts = ["(+(*??)10)=45", "(+?)?=?", "?=?"]
     first, second = (tasks.edit(loaded, texts, grammar=True, seed=seed) for seed in (0, 1))
     assert first == second  # nothing is drawn
@@ -244,7 +242,7 @@ def test_edit_under_a_grammar_is_still_the_best_filling(loaded: Loaded) -> None:
     assert first[2].parses
 
 
-def test_a_constrained_sampler_that_is_given_refuses_strings_one_by_one(loaded: Loaded) -> None:
+def test_a_given_constrained_sampler_refuses_strings_individually(loaded: Loaded) -> None:
     sampler = constrained(Unmask(steps=2), GrammarConstraint.of(loaded.language))
     results = tasks.edit(loaded, ["(+(*??)10)=45", "(+?)?=?", "?=?"], sampler=sampler)
     assert [result.finish_reason for result in results] == ["eos", "error", "eos"]
@@ -252,8 +250,8 @@ def test_a_constrained_sampler_that_is_given_refuses_strings_one_by_one(loaded: 
     assert "(+?)?=?" in (results[1].error or "")
 
 
-def test_strings_that_the_model_has_no_room_for_have_no_score(loaded: Loaded) -> None:
-    """A string that parses stays at any length; the nearest one may be too long to score."""
+def test_strings_longer_than_the_model_have_no_score(loaded: Loaded) -> None:
+    """A parsable string of any length is kept; the nearest string may be too long to score."""
     longest = loaded.language.max_symbols
     whole = "1=1" + "0" * (longest - 1)
     assert len(whole) == longest + 2

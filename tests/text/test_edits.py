@@ -1,4 +1,4 @@
-"""Edit scripts: they lead where they say, cost what they must, and keep what is certain."""
+"""Edit scripts: their results, their costs, and the certain symbols they keep."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def test_scripts_apply_and_cost_the_edit_distance() -> None:
         assert script == edit_script(given, text)
 
 
-def test_blanks_are_filled_for_nothing() -> None:
+def test_filling_blanks_costs_nothing() -> None:
     rng = random.Random(1)
     for _ in range(300):
         text = word(rng, "abc")
@@ -62,7 +62,7 @@ def test_certain_symbols_are_neither_deleted_nor_replaced() -> None:
     assert impossible > 50
 
 
-def test_a_script_is_one_line_for_a_reader() -> None:
+def test_a_script_prints_as_one_line() -> None:
     script = edit_script("(+(*75)10=45", "(+(*55)10)=45")
     assert script is not None
     assert edit_text(script) == "replace '7' by '5' at 4, insert ')' at 9"

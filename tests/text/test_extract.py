@@ -1,4 +1,4 @@
-"""Extraction against all substrings, CommonMark's own examples, and another reader of Markdown."""
+"""Extraction compared with all substrings, CommonMark's examples, and markdown-it."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ REAL = tuple(
 )
 NOISE = st.text(alphabet="(+*)=0123456789x? \n", max_size=12)
 LETTERS = st.text(alphabet="xyz.,!", min_size=1, max_size=8)
-NAIVE = re.compile(r"```(\w*)\n(.*?)```", re.DOTALL)  # what people write
+NAIVE = re.compile(r"```(\w*)\n(.*?)```", re.DOTALL)  # common variants
 
 
 class Words:
-    """The language of a few words, which counts how often it is asked."""
+    """A language of a few words that counts the calls of its parser."""
 
     def __init__(self, *words: str) -> None:
         self.words = words
@@ -46,7 +46,7 @@ class Words:
 
 
 def by_all_substrings(text: str, language: HasParser, begin: int = 0) -> Span | None:
-    """The definition: of all substrings that parse, the earliest start, then the longest."""
+    """Return the longest of the parsable substrings with the earliest start."""
     ends = [
         (start, end) for start in range(begin, len(text)) for end in range(start + 1, len(text) + 1)
     ]
@@ -64,7 +64,7 @@ def by_all_substrings(text: str, language: HasParser, begin: int = 0) -> Span | 
 
 @given(NOISE, st.sampled_from(REAL), NOISE)
 @settings(max_examples=150, deadline=None)
-def test_the_first_string_is_that_of_all_substrings(before: str, real: str, after: str) -> None:
+def test_first_string_equals_a_search_of_all_substrings(before: str, real: str, after: str) -> None:
     text = before + real + after
     span = first_complete(text, ARITHMETIC)
     assert span == by_all_substrings(text, ARITHMETIC)
@@ -78,7 +78,7 @@ def test_the_first_string_is_that_of_all_substrings(before: str, real: str, afte
     st.text(alphabet="ab ", max_size=14), st.lists(st.text(alphabet="ab ", max_size=4), max_size=4)
 )
 @settings(max_examples=300, deadline=None)
-def test_every_string_is_the_first_of_what_is_left(text: str, words: list[str]) -> None:
+def test_every_string_is_the_first_of_the_remaining_text(text: str, words: list[str]) -> None:
     language = Words(*words)
     expected, begin = list[Span](), 0
     while (span := by_all_substrings(text, language, begin)) is not None:
@@ -107,7 +107,7 @@ def test_white_space_ends_an_unspaced_string(reals: list[str], space: str) -> No
     assert [span.text for span in all_complete(text, Unspaced(ARITHMETIC))] == reals
 
 
-def test_a_parser_that_overlooks_white_space_reads_on_across_it() -> None:
+def test_a_parser_that_skips_white_space_reads_across_it() -> None:
     assert ARITHMETIC.parses("1=1\n2")  # as 1=12
     assert first_complete(" 1=1\n2=2", ARITHMETIC) == Span("1=1\n2", 1, 6)
     assert first_complete(" 1=1\n2=2", Unspaced(ARITHMETIC)) == Span("1=1", 1, 4)
@@ -117,7 +117,7 @@ def test_a_parser_that_overlooks_white_space_reads_on_across_it() -> None:
     assert first_complete("so: (+ 1 2) = 3 ", Unspaced(ARITHMETIC)) is None
 
 
-def test_the_longest_string_of_the_first_start() -> None:
+def test_the_longest_string_from_the_first_start_is_found() -> None:
     assert first_complete("the answer is (+(*75)10)=45.", ARITHMETIC) == Span(
         "(+(*75)10)=45", 14, 27
     )
@@ -143,7 +143,7 @@ def test_the_empty_string_never_counts() -> None:
     assert all_complete("xax", Words("", "a")) == [Span("a", 1, 2)]
 
 
-def test_the_parser_is_asked_once_for_each_part_at_most() -> None:
+def test_the_parser_is_called_at_most_once_per_part() -> None:
     nothing, one, many = Words(), Words("a"), Words("ab", "b")
     assert first_complete("abcde" * 8, nothing) is None
     assert nothing.asked == 40 * 41 // 2
@@ -162,7 +162,7 @@ def naive(text: str) -> str | None:
 
 
 def content(text: str) -> str | None:
-    """The text of the first fence, whose place is checked on the way."""
+    """Return the text of the first fence after checking its span."""
     fence = first_fence(text)
     if fence is None:
         return None
@@ -171,7 +171,7 @@ def content(text: str) -> str | None:
     return fence.text
 
 
-def test_the_span_is_that_of_the_content() -> None:
+def test_the_span_covers_the_content() -> None:
     text = "Here it is:\n```python\nx = 1\n```\nDone."
     assert first_fence(text) == Fence("x = 1\n", 22, 28, "python")
     assert text[22:28] == "x = 1\n"
@@ -191,7 +191,7 @@ def test_the_span_is_that_of_the_content() -> None:
         ("```\u2028x", "\u2028x"),
     ],
 )  # fmt: skip
-def test_any_info_string(line: str, info: str) -> None:
+def test_any_info_string_is_accepted(line: str, info: str) -> None:
     close = line.strip()[0] * 4
     assert first_fence(f"{line}\na\n{close}") == Fence("a\n", len(line) + 1, len(line) + 3, info)
 
@@ -235,7 +235,7 @@ EXAMPLES = [
 
 
 @pytest.mark.parametrize(("number", "text", "expected"), EXAMPLES)
-def test_examples_of_commonmark(number: int, text: str, expected: str | None) -> None:
+def test_commonmark_examples(number: int, text: str, expected: str | None) -> None:
     assert content(text) == expected, number
     assert content("\n\nBefore.\n\n" + text) == expected
     if expected is not None:
@@ -273,7 +273,7 @@ def test_examples_of_commonmark(number: int, text: str, expected: str | None) ->
         ("``````", None),  # not two fences
     ],
 )
-def test_edges(text: str, expected: str | None) -> None:
+def test_edge_cases_of_fences(text: str, expected: str | None) -> None:
     assert content(text) == expected
 
 
@@ -290,7 +290,7 @@ def test_edges(text: str, expected: str | None) -> None:
         ("  ```py\n  x\n  ```\n", "x\n"),
     ],
 )
-def test_the_usual_regular_expression_is_wrong_where_ours_is_right(
+def test_the_usual_regular_expression_fails_where_extract_is_right(
     text: str, expected: str
 ) -> None:
     assert content(text) == expected
@@ -311,7 +311,7 @@ def test_the_usual_regular_expression_invents_blocks() -> None:
 
 
 def random_line(rng: random.Random) -> str:
-    """A line of Markdown that is a fence, almost a fence, or text, indented or not."""
+    """Return a line of Markdown that is a fence, almost a fence, or text, indented or not."""
     indent = rng.choice(["", "", "", "", " ", "  ", "   ", "    ", "\t", " \t"])
     if rng.random() < 0.3:
         return indent + rng.choice(["", "", "text", "# head", "a ``` b", "***", "\\", "x\ty"])
@@ -371,13 +371,13 @@ CONTAINED = [
 
 
 @pytest.mark.parametrize(("text", "expected"), CONTAINED)
-def test_fences_in_quotes_and_list_items(text: str, expected: list[str]) -> None:
+def test_fences_in_quotes_and_list_items_are_found(text: str, expected: list[str]) -> None:
     assert [fence.text for fence in fences(text)] == expected
     assert first_fence(text) == next((fence for fence in fences(text) if fence.closed), None)
 
 
 def contained_line(rng: random.Random) -> str:
-    """A line of Markdown behind marks of quotes and list items, or what might be some."""
+    """Return a line of Markdown after marks (or near-marks) of quotes and list items."""
     blanks = ["", "", "", " ", "  ", "   ", "    ", "\t"]
     marks = [*blanks, "> ", ">", "- ", "* ", "1. ", "10) ", "2. ", "-   ", "-\t", "+      "]
     before = "".join(rng.choice(marks) for _ in range(rng.choice([0, 1, 1, 1, 2, 2, 3])))
@@ -411,7 +411,7 @@ def test_markdown_it_finds_the_same_blocks_in_quotes_and_items(seed: int) -> Non
     assert contained > 10
 
 
-def test_places_of_blocks_in_quotes_and_items() -> None:
+def test_spans_of_blocks_in_quotes_and_items() -> None:
     text = "a\n\n- > ~~~ py\n  > x\n  > ~~~\n```\ny\n"
     first, second = fences(text)
     assert (first.text, first.info, first.closed) == ("x\n", "py", True)

@@ -18,7 +18,7 @@ BINARY = st.text(alphabet="ab", max_size=20)
 
 
 def has_period(tokens: Sequence[Hashable], period: int, repeats: int) -> bool:
-    """The definition: the tokens end with a unit of `period` tokens, `repeats` times."""
+    """Whether the tokens end with `repeats` copies of a unit of `period` tokens."""
     unit = list(tokens[-period:])
     return len(tokens) >= repeats * period and list(tokens[-repeats * period :]) == unit * repeats
 
@@ -39,12 +39,12 @@ def first_by_definition(
 
 
 def thue_morse(size: int) -> list[int]:
-    """Parity of the ones of 0, 1, 2, ...: no word is repeated and followed by its first symbol."""
+    """Return the Thue-Morse sequence, which contains no overlap."""
     return [index.bit_count() % 2 for index in range(size)]
 
 
 def square_free(size: int) -> list[int]:
-    """Differences of Thue's sequence: three symbols, and no word twice in a row (Thue 1912)."""
+    """Return a square-free sequence of three symbols: differences of Thue's (Thue 1912)."""
     word = thue_morse(size + 1)
     return [after - before for before, after in zip(word, word[1:])]
 
@@ -54,14 +54,14 @@ def square_free(size: int) -> list[int]:
 
 @given(WORD, st.integers(1, 6))
 @settings(deadline=None)
-def test_rep_is_its_definition(word: str, window: int) -> None:
+def test_rep_equals_its_definition(word: str, window: int) -> None:
     hits = [word[i] in word[max(0, i - window) : i] for i in range(len(word))]
     assert repetition.rep(word, window) == (sum(hits) / len(word) if word else 0.0)
 
 
 @given(WORD, st.integers(1, 5))
 @settings(deadline=None)
-def test_seq_rep_and_distinct_n_are_their_definition(word: str, n: int) -> None:
+def test_seq_rep_and_distinct_n_equal_their_definitions(word: str, n: int) -> None:
     grams = [word[i : i + n] for i in range(len(word) - n + 1)]
     if grams:
         assert repetition.seq_rep(word, n) == pytest.approx(1 - len(set(grams)) / len(grams))
@@ -80,7 +80,7 @@ def test_distinct_n_over_several_sequences(words: list[str], n: int) -> None:
     assert repetition.distinct_n(["abc", "abd"], 2) == 3 / 4  # ab twice; no ca between the two
 
 
-def test_shares_by_hand() -> None:
+def test_shares_equal_a_hand_computation() -> None:
     assert repetition.rep("abab", 2) == 2 / 4
     assert repetition.rep("abab", 1) == 0.0
     assert repetition.rep("aab", 1) == 1 / 3
@@ -104,7 +104,7 @@ def test_shares_of_nothing_and_of_one_token(tokens: Sequence[Hashable]) -> None:
 
 @given(WORD)
 @settings(deadline=None)
-def test_characters_ids_and_words_are_all_tokens(word: str) -> None:
+def test_characters_ids_and_words_are_accepted_as_tokens(word: str) -> None:
     ids, words = [ord(symbol) for symbol in word], tuple(symbol * 3 for symbol in word)
     for figure in (
         lambda tokens: repetition.rep(tokens, 3),
@@ -118,7 +118,7 @@ def test_characters_ids_and_words_are_all_tokens(word: str) -> None:
 
 @given(WORD)
 @settings(deadline=None)
-def test_adjacent_duplicates_are_their_definition(word: str) -> None:
+def test_adjacent_duplicates_equal_their_definition(word: str) -> None:
     assert repetition.adjacent_duplicates(word) == (
         sum(a == b for a, b in zip(word, word[1:])),
         max(len(word) - 1, 0),
@@ -131,7 +131,7 @@ def test_adjacent_duplicates_are_their_definition(word: str) -> None:
 
 @given(BINARY, st.integers(1, 8), st.integers(2, 4))
 @settings(max_examples=400, deadline=None)
-def test_loops_are_their_definition(word: str, max_period: int, repeats: int) -> None:
+def test_loops_equal_their_definition(word: str, max_period: int, repeats: int) -> None:
     assert repetition.periodic_tail(word, max_period, repeats) == tail_by_definition(
         word, max_period, repeats
     )
@@ -140,7 +140,7 @@ def test_loops_are_their_definition(word: str, max_period: int, repeats: int) ->
     )
 
 
-def test_loops_by_hand() -> None:
+def test_loops_of_known_words() -> None:
     assert repetition.periodic_tail("xabab", 2, 2) == 2
     assert repetition.periodic_tail("xabab", 1, 2) == 0  # longer than allowed
     assert repetition.periodic_tail("xabab", 2, 3) == 0  # not often enough
@@ -202,7 +202,7 @@ def test_no_hit_in_ten_thousand_words_without_repetition() -> None:
     assert repetition.first_periodic_tail(overlaps, 64, 3) is None
     assert (
         repetition.first_periodic_tail(overlaps, 64, 2) is not None
-    )  # the detector was not asleep
+    )  # negative control: the detector does find loops
 
 
 def test_the_first_loop_takes_one_comparison_for_each_token_and_period() -> None:
@@ -239,7 +239,7 @@ def test_the_first_loop_takes_one_comparison_for_each_token_and_period() -> None
         (lambda: repetition.first_periodic_tail("", 1, 1), "repeats is 1"),
     ],
 )
-def test_impossible_arguments(call: Callable[[], object], message: str) -> None:
+def test_impossible_arguments_are_refused(call: Callable[[], object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         call()
 
@@ -247,7 +247,7 @@ def test_impossible_arguments(call: Callable[[], object], message: str) -> None:
 # -------------------------- compression
 
 
-def test_compression_ratio_by_hand() -> None:
+def test_compression_ratio_equals_a_hand_computation() -> None:
     assert repetition.compression_ratio("") == 1.0
     # Fixed codes: 3 bits of header, 8 for each letter, 7 for the end. 18 bits are 3 bytes, 34 are
     # 5; nothing at all takes 2.
@@ -265,7 +265,7 @@ def test_compression_ratio_by_hand() -> None:
 
 @given(st.text(max_size=40))
 @settings(deadline=None)
-def test_compression_ratio_of_anything_is_that_of_its_bytes(text: str) -> None:
+def test_compression_ratio_equals_that_of_the_bytes(text: str) -> None:
     data = text.encode("utf-8", "surrogatepass")
     packer = zlib.compressobj(9, zlib.DEFLATED, -15)
     packed = packer.compress(data) + packer.flush()
@@ -273,16 +273,16 @@ def test_compression_ratio_of_anything_is_that_of_its_bytes(text: str) -> None:
     assert repetition.compression_ratio(text) == (len(data) / (len(packed) - 2) if text else 1.0)
 
 
-def test_a_header_would_be_all_that_one_sees_of_a_short_string() -> None:
+def test_a_header_would_dominate_the_ratio_of_a_short_string() -> None:
     rng = random.Random(0)
     for size in (1, 3, 8, 20):
         text = "".join(rng.sample("abcdefghijklmnopqrstuvwxyz", size))
         with_header = size / len(zlib.compress(text.encode(), 9))
         assert with_header < 0.75 < 0.9 < repetition.compression_ratio(text) <= 1.1
-    assert 3 / len(zlib.compress(b"abc", 9)) == 3 / 11  # as the docstring says
+    assert 3 / len(zlib.compress(b"abc", 9)) == 3 / 11  # as in the docstring
 
 
-def test_compression_ratio_tells_loops_from_noise() -> None:
+def test_compression_ratio_separates_loops_from_noise() -> None:
     rng = random.Random(0)
     noise = "".join(chr(rng.randrange(128)) for _ in range(1000))
     ratios = [

@@ -26,7 +26,9 @@ def read(folder: Path) -> EventAccumulator:
     return events
 
 
-def test_everything_written_is_read_back_and_a_later_sitting_takes_over(tmp_path: Path) -> None:
+def test_written_events_are_read_back_and_a_resumed_run_replaces_later_steps(
+    tmp_path: Path,
+) -> None:
     first = EventWriter(tmp_path)
     for step in range(6):
         first.scalar("loss", step / 2, step)
@@ -50,12 +52,12 @@ def test_everything_written_is_read_back_and_a_later_sitting_takes_over(tmp_path
     second.close()
 
 
-def test_nothing_is_made_before_something_is_written(tmp_path: Path) -> None:
+def test_no_file_is_created_before_the_first_event(tmp_path: Path) -> None:
     EventWriter(tmp_path / "tensorboard").close()
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_full_disk_is_told_of_once_and_nothing_is_raised(
+def test_a_full_disk_is_reported_once_without_an_exception(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     board = EventWriter(tmp_path)
@@ -73,7 +75,7 @@ def test_a_full_disk_is_told_of_once_and_nothing_is_raised(
     )
 
 
-def test_a_folder_that_cannot_be_made_is_told_of(
+def test_a_folder_that_cannot_be_created_is_reported(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "file").write_text("")
@@ -81,7 +83,7 @@ def test_a_folder_that_cannot_be_made_is_told_of(
     assert capsys.readouterr().err.endswith("training goes on without TensorBoard\n")
 
 
-def test_samplers_are_called_what_they_are() -> None:
+def test_samplers_are_named_by_their_settings() -> None:
     plain = live_samplers(Config())
     assert {name: s.sampler for name, s in plain.items()} == {
         "autoregressive": "autoregressive", "left_to_right": "left_to_right",
@@ -92,14 +94,14 @@ def test_samplers_are_called_what_they_are() -> None:
     assert coupled["coupled_12"].sampler == "coupled"
 
 
-def test_every_symbol_has_a_letter_of_its_own() -> None:
+def test_every_symbol_has_a_unique_letter() -> None:
     letters = [letter(token, VOCABULARY) for token in range(len(VOCABULARY))]
     assert set(letters) - {" "} <= set(FONT)
     assert set("+-*()=,_0123456789#") <= set(FONT)
     assert len({dots(character).tobytes() for character in FONT}) == len(FONT)
 
 
-def test_the_picture_shows_letters_blanks_and_what_changed() -> None:
+def test_token_grid_shows_letters_blanks_and_changes() -> None:
     first = [VOCABULARY.bos, *VOCABULARY.encode("(+12)=3"), VOCABULARY.eos]
     blank = [VOCABULARY.mask if i in (3, 4) else token for i, token in enumerate(first)]
     trace = Trace(

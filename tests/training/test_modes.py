@@ -1,4 +1,4 @@
-"""A new objective is an entry of the table of modes, and nothing else."""
+"""A new objective needs only an entry in the table of modes."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.helpers.training import curves, same_tensors, tiny
 def last_half(
     strings: Strings, config: Config, vocabulary: Vocabulary, generator: torch.Generator | None
 ) -> Canvases:
-    """Hide the last half of every string, so that the weights of a string add up to its symbols."""
+    """Mask the last half of every string; the weights of a string sum to its length."""
     inner = strings.inner()
     symbols = inner.sum(1, keepdim=True)
     hidden = inner & (inner.cumsum(1) > symbols // 2)
@@ -28,7 +28,7 @@ def last_half(
     return make_canvases(strings, tokens, hidden, weights, torch.zeros(len(strings)))
 
 
-def test_a_mode_that_is_registered_is_trained_and_reported_by_its_name(
+def test_a_registered_mode_is_trained_and_reported_by_its_name(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A new model predicts uniformly, so its first loss is the entropy of a token."""
@@ -45,7 +45,7 @@ def test_a_mode_that_is_registered_is_trained_and_reported_by_its_name(
     assert len(curves(tmp_path / "before")["train/loss_last_half"]) == 1
 
 
-def test_a_mode_without_share_is_no_part_of_a_run(
+def test_a_mode_without_share_is_not_trained(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     Trainer(tiny(max_iters=3), tmp_path / "without").run()

@@ -43,7 +43,7 @@ def some_lines(rng: random.Random, count: int = 300) -> list[str]:
 
 
 def write_corpus(folder: Path, lines: list[str], rng: random.Random) -> None:
-    """The lines in a random order, with random line ends, blank lines and byte-order mark."""
+    """Write the lines in random order, with random line ends, blank lines and byte-order mark."""
     folder.mkdir(parents=True, exist_ok=True)
     end = rng.choice(["\n", "\r\n", "\r"])
     lines = rng.sample(lines, len(lines))
@@ -76,17 +76,17 @@ def test_draws_depend_on_the_lines_and_not_on_their_order(tmp_path: Path, seed: 
         assert texts[0] == texts[1]
         pieces = ModelConfig(vocabulary="bpe", vocab_size=30)
         assert model_vocabulary(one, pieces).merges == model_vocabulary(two, pieces).merges
-        more = rng.choice(lines)  # once more is another corpus
+        more = rng.choice(lines)  # a repeated line changes the corpus
         write_corpus(tmp_path / "two", [*lines, more], rng)
         assert make_language(corpus(tmp_path / "two")).state()["digest"] != one.state()["digest"]
 
 
-def own(folder: Path | str, **changes: object) -> Config:
+def corpus_config(folder: Path | str, **changes: object) -> Config:
     return tiny(**{**QUICK, "language": str(folder), **changes})
 
 
 def stopped(trainer: Trainer, step: int) -> None:
-    """Run as if a signal came in the step before `step`."""
+    """Run and stop as if a signal arrived in the step before `step`."""
     original = trainer.step
 
     def wrapped(*args: object) -> object:
@@ -98,20 +98,20 @@ def stopped(trainer: Trainer, step: int) -> None:
     assert trainer.run().step == step
 
 
-def test_a_run_resumes_wherever_its_corpus_is_and_however_it_is_written(
+def test_a_run_resumes_with_its_corpus_at_another_path_or_in_another_order(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rng = random.Random(3)
     lines = some_lines(rng)
     write_corpus(tmp_path / "home" / "pairs", lines, rng)
     monkeypatch.chdir(tmp_path / "home")
-    Trainer(own("pairs"), tmp_path / "whole").run()
-    stopped(Trainer(own("pairs"), tmp_path / "parts"), 2)
+    Trainer(corpus_config("pairs"), tmp_path / "whole").run()
+    stopped(Trainer(corpus_config("pairs"), tmp_path / "parts"), 2)
     (tmp_path / "link").symlink_to("home/pairs")
     for step, path in enumerate(("./pairs/", tmp_path / "link", "../home/pairs"), 3):
-        stopped(Trainer(own(path), tmp_path / "parts", resume=True), step)
+        stopped(Trainer(corpus_config(path), tmp_path / "parts", resume=True), step)
     write_corpus(Path("pairs"), lines, rng)  # in another order
-    assert run_config(tmp_path / "parts", {}).language.language == "../home/pairs"  # as typed last
+    assert run_config(tmp_path / "parts", {}).language.language == "../home/pairs"  # as given last
     (tmp_path / "elsewhere" / "pairs").mkdir(parents=True)
     monkeypatch.chdir(tmp_path / "elsewhere")
     found = run_config(tmp_path / "parts", {})
@@ -128,15 +128,15 @@ def test_a_run_resumes_wherever_its_corpus_is_and_however_it_is_written(
 GRAMMAR = 'start: ("a" | "b") "=" NUMBER ";"\nNUMBER: /[0-9]+/\n'
 
 
-def test_another_corpus_is_another_run(tmp_path: Path) -> None:
+def test_a_changed_corpus_is_refused_on_resume(tmp_path: Path) -> None:
     rng = random.Random(4)
     lines, folder, run = some_lines(rng), tmp_path / "x", tmp_path / "run"
     write_corpus(folder, lines, rng)
     (folder / "grammar.lark").write_bytes(GRAMMAR.encode())
-    Trainer(own(folder, max_iters=2), run).run()
+    Trainer(corpus_config(folder, max_iters=2), run).run()
 
     def resumed(**changes: object) -> Trainer:
-        return Trainer(own(folder, max_iters=2, **changes), run, resume=True)
+        return Trainer(corpus_config(folder, max_iters=2, **changes), run, resume=True)
 
     (folder / "grammar.lark").write_bytes(GRAMMAR.replace("\n", "\r\n").encode())
     resumed()
@@ -184,14 +184,14 @@ def test_attempts_may_move_but_not_change(tmp_path: Path) -> None:
         check_unchanged(config, replace(config, language=BASE), "last.pt")
 
 
-def test_a_run_of_an_earlier_version_goes_on(tmp_path: Path) -> None:
+def test_a_run_of_an_earlier_version_resumes(tmp_path: Path) -> None:
     rng = random.Random(5)
     write_corpus(tmp_path / "x", some_lines(rng), rng)
-    Trainer(own(tmp_path / "x", max_iters=4), tmp_path / "run").run()
+    Trainer(corpus_config(tmp_path / "x", max_iters=4), tmp_path / "run").run()
     payload = checkpoint.load(tmp_path / "run" / "last.pt")
     del payload["language"]["order"], payload["training"]["curve"]
     checkpoint.save(tmp_path / "run" / "last.pt", payload)
-    trainer = Trainer(own(tmp_path / "x", max_iters=8), tmp_path / "run", resume=True)
+    trainer = Trainer(corpus_config(tmp_path / "x", max_iters=8), tmp_path / "run", resume=True)
     assert "made by an earlier version, which drew lines by their order in the file" in trainer.note
     assert trainer.run().step == 8
 
@@ -221,14 +221,14 @@ def test_a_second_training_in_a_folder_is_refused_and_the_first_ends_when_it_is_
     try:
         wait_for(folder / "config.yaml")
         before = files(folder)
-        said = f"another training runs in '{folder}' (process {first.pid} on "
-        with pytest.raises(FolderError, match=re.escape(said)):
+        message = f"another training runs in '{folder}' (process {first.pid} on "
+        with pytest.raises(FolderError, match=re.escape(message)):
             Trainer(tiny(**QUICK), folder).run()
         for words in (["--resume"], ["--max_iters", "5"]):
             assert run_cli(train_universal.main, ["--checkpoint_dir", str(folder), *words]) == 2
             out, err = capsys.readouterr()
             assert (out, err.count("\n")) == ("", 1)
-            assert said in err
+            assert message in err
         after = files(folder)
         assert {path: after[path] for path in before} == before
         assert not any(path.suffix == ".pt" for path in after)
@@ -243,10 +243,10 @@ def test_a_second_training_in_a_folder_is_refused_and_the_first_ends_when_it_is_
     assert not folder.exists()
 
 
-def test_a_run_removes_what_killed_runs_left_and_nothing_else(tmp_path: Path) -> None:
-    own = (LOCK, ".last.pt.1.tmp", f".best.pt.{os.getpid()}.tmp", ".config.yaml.77.tmp")
+def test_a_run_removes_only_the_leftovers_of_killed_runs(tmp_path: Path) -> None:
+    corpus_config = (LOCK, ".last.pt.1.tmp", f".best.pt.{os.getpid()}.tmp", ".config.yaml.77.tmp")
     users = (".last.pt.old.tmp", ".notes.txt.1.tmp", "last.pt.1.tmp", ".last.pt.1.tmp~")
-    for name in (*own, *users):
+    for name in (*corpus_config, *users):
         (tmp_path / name).write_bytes(b"half")
     Trainer(tiny(**QUICK), tmp_path).run()
     left = {path.name for path in tmp_path.iterdir()}
@@ -258,8 +258,8 @@ def test_a_run_removes_what_killed_runs_left_and_nothing_else(tmp_path: Path) ->
     [b"", b"\xff", b"[]", b'{"pid": %d, "host": "vm"}' % os.getpid(), b'{"pid": 1, "host": "x"}'],
     ids=["empty", "no text", "no lock", "of this process", "of another host"],
 )
-def test_what_a_lock_says_does_not_matter(tmp_path: Path, text: bytes) -> None:
-    """A process number may be used again, or be that of another host: only the lock counts."""
+def test_the_text_of_a_lock_file_is_ignored(tmp_path: Path, text: bytes) -> None:
+    """A process number may be reused or belong to another host: only the lock counts."""
     (tmp_path / LOCK).write_bytes(text)
     with RunFolder(tmp_path) as folder:
         assert folder.locked
@@ -270,7 +270,7 @@ def test_what_a_lock_says_does_not_matter(tmp_path: Path, text: bytes) -> None:
     assert {path.name for path in tmp_path.iterdir()} == {"last.pt"}
 
 
-def test_a_lock_that_is_something_else_is_left_alone(tmp_path: Path) -> None:
+def test_a_lock_path_that_is_no_file_is_left_unchanged(tmp_path: Path) -> None:
     (tmp_path / "mine.txt").write_text("mine")
     (tmp_path / LOCK).symlink_to(tmp_path / "mine.txt")
     with pytest.raises(FolderError, match="cannot train in"), RunFolder(tmp_path):
@@ -286,7 +286,9 @@ def test_a_lock_that_is_something_else_is_left_alone(tmp_path: Path) -> None:
     assert (tmp_path / "mine.txt").read_text() == "mine"
 
 
-def test_default_names_make_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_default_names_avoid_existing_folders(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     with RunFolder(Path("runs/run")):
         assert run_folder(tiny().train, resume=False) == Path("runs/run-2")
@@ -295,7 +297,7 @@ def test_default_names_make_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert run_folder(tiny().train, resume=False) == Path("runs/run")
 
 
-def test_a_last_pt_that_another_training_wrote_meanwhile_is_kept(tmp_path: Path) -> None:
+def test_a_last_pt_written_by_another_run_is_kept(tmp_path: Path) -> None:
     late = Trainer(tiny(**QUICK), tmp_path)
     Trainer(tiny(**QUICK), tmp_path).run()
     before = files(tmp_path)
@@ -312,7 +314,7 @@ def test_a_file_system_without_locks_is_named(
     assert "has no locks: start no second training there" in capsys.readouterr().err
 
 
-def test_leftovers_of_any_file_go_and_those_being_written_stay(tmp_path: Path) -> None:
+def test_leftovers_are_removed_and_files_being_written_stay(tmp_path: Path) -> None:
     mine, other = tmp_path / ".a.json.123.tmp", tmp_path / ".a.json.456.tmp"
     mine.write_bytes(b"half")
     with other.open("wb") as file:
@@ -326,7 +328,7 @@ def test_leftovers_of_any_file_go_and_those_being_written_stay(tmp_path: Path) -
 # ---------------------------------------------------------------- folders that go away
 
 
-def meanwhile(trainer: Trainer, step: int, action: object) -> None:
+def before_step(trainer: Trainer, step: int, action: object) -> None:
     """Let `action` happen before the update number `step`."""
     original = trainer.step
 
@@ -340,7 +342,7 @@ def meanwhile(trainer: Trainer, step: int, action: object) -> None:
 
 @pytest.mark.parametrize("interval", ["save_interval", "log_interval", "eval_interval"])
 @pytest.mark.parametrize("kind", ["removed", "replaced", "moved", "link"])
-def test_a_folder_that_goes_away_ends_the_run_and_nothing_is_made(
+def test_a_deleted_folder_ends_the_run_and_is_not_recreated(
     tmp_path: Path, kind: str, interval: str
 ) -> None:
     folder, other = tmp_path / "real" / "run", tmp_path / "other"
@@ -351,7 +353,7 @@ def test_a_folder_that_goes_away_ends_the_run_and_nothing_is_made(
     rare = {"save_interval": 100, "log_interval": 100, "eval_interval": 100}
     trainer = Trainer(tiny(**{**QUICK, **rare, interval: 3}), tmp_path / "run")
 
-    def go() -> None:
+    def remove_folder() -> None:
         if kind == "removed":
             shutil.rmtree(folder)
         elif kind == "link":
@@ -362,7 +364,7 @@ def test_a_folder_that_goes_away_ends_the_run_and_nothing_is_made(
             if kind == "replaced":
                 other.rename(folder)
 
-    meanwhile(trainer, 4, go)
+    before_step(trainer, 4, remove_folder)
     with pytest.raises(FolderError, match=r"was (removed or moved|replaced) during the run"):
         trainer.run()
     assert folder.exists() == (kind in ("replaced", "link"))
@@ -371,19 +373,19 @@ def test_a_folder_that_goes_away_ends_the_run_and_nothing_is_made(
 
 
 @pytest.mark.parametrize(
-    "number, said",
+    "number, message",
     [(28, "No space left on device"), (30, "Read-only file system"), (13, "Permission denied")],
 )
 def test_a_folder_that_cannot_be_written_keeps_the_last_state(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, said: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, message: str
 ) -> None:
     trainer = Trainer(tiny(**QUICK, save_interval=3), tmp_path)
 
     def fail(*_: object) -> None:
         raise OSError(number, os.strerror(number))
 
-    meanwhile(trainer, 4, lambda: monkeypatch.setattr(os, "replace", fail))
-    with pytest.raises(CheckpointError, match=f"{said}; the previous file is kept"):
+    before_step(trainer, 4, lambda: monkeypatch.setattr(os, "replace", fail))
+    with pytest.raises(CheckpointError, match=f"{message}; the previous file is kept"):
         trainer.run()
     monkeypatch.undo()
     assert checkpoint.load(tmp_path / "last.pt")["training"]["progress"]["step"] == 3
@@ -394,11 +396,11 @@ def test_a_folder_that_cannot_be_written_keeps_the_last_state(
 
 
 class Killed(BaseException):
-    """What ends a run in the tests below as SIGKILL would: nothing is done afterwards."""
+    """An exception that ends a run like SIGKILL: no cleanup follows."""
 
 
 def kill_at(trainer: Trainer, rng: random.Random) -> None:
-    """Let the process end somewhere: in a step, an entry of the curve, a validation or a save."""
+    """End the process in a step, an entry of the curve, a validation or a save."""
     assert trainer.monitor is not None
     owner, name = rng.choice(
         [(trainer, "step"), (trainer, "record"), (trainer.monitor, "log_step"),
@@ -421,9 +423,7 @@ def kill_at(trainer: Trainer, rng: random.Random) -> None:
 
 @pytest.mark.slow
 @both_seeds
-def test_curves_of_runs_that_are_killed_have_no_gaps_and_nothing_twice(
-    tmp_path: Path, seed: int
-) -> None:
+def test_curves_of_killed_runs_have_no_gaps_and_no_duplicates(tmp_path: Path, seed: int) -> None:
     changes = {
         **QUICK,
         "max_iters": 20,
@@ -448,8 +448,8 @@ def test_curves_of_runs_that_are_killed_have_no_gaps_and_nothing_twice(
         assert_same_run(tmp_path / "whole", folder)
 
 
-def test_the_curve_is_torn_where_means_are_forgotten(tmp_path: Path) -> None:
-    """The negative control: without the sums before the save, the next entry is another."""
+def test_the_curve_is_wrong_if_running_means_are_lost(tmp_path: Path) -> None:
+    """Negative control: without the saved sums the next entry differs."""
     changes = {**QUICK, "log_interval": 8}
     Trainer(tiny(**changes), tmp_path / "whole").run()
     stopped(Trainer(tiny(**changes), tmp_path / "parts"), 5)
@@ -466,11 +466,11 @@ def test_the_curve_is_torn_where_means_are_forgotten(tmp_path: Path) -> None:
     assert same_tensors(*weights)
 
 
-def test_a_log_that_was_cut_in_the_middle_of_an_entry_is_gone_on_with(tmp_path: Path) -> None:
+def test_a_log_cut_inside_an_entry_is_continued(tmp_path: Path) -> None:
     changes = {**QUICK, "log_interval": 2, "save_interval": 3}
     Trainer(tiny(**changes), tmp_path / "whole").run()
     first = Trainer(tiny(**changes), tmp_path / "parts")
-    meanwhile(first, 5, lambda: (_ for _ in ()).throw(Killed()).__next__())
+    before_step(first, 5, lambda: (_ for _ in ()).throw(Killed()).__next__())
     with pytest.raises(Killed):
         first.run()
     (events,) = (tmp_path / "parts" / "tensorboard").iterdir()

@@ -54,8 +54,8 @@ def test_resumed_equals_uninterrupted_bit_for_bit(tmp_path: Path, name: str) -> 
     assert curves(tmp_path / "whole") == curves(tmp_path / "parts")
 
 
-def test_another_seed_is_another_run(tmp_path: Path) -> None:
-    """The negative control of the test above."""
+def test_another_seed_gives_other_weights(tmp_path: Path) -> None:
+    """Negative control of the test above."""
     Trainer(tiny(max_iters=2), tmp_path / "a").run()
     Trainer(tiny(max_iters=2, seed=1), tmp_path / "b").run()
     a, b = (checkpoint.load(tmp_path / name / "last.pt")["weights"] for name in "ab")
@@ -79,7 +79,7 @@ sys.exit(run_cli(train.main))
 
 
 def signalled(folder: Path, number: int, rank: int = 0) -> Path:
-    """A program that trains, and gets a signal in step 7 in the process `rank`."""
+    """Return a program that trains and receives a signal in step 7 in process `rank`."""
     path = folder / "train_universal.py"
     path.write_text(SIGNALLED.replace("RANK", str(rank)).replace("NUMBER", str(int(number))))
     return path
@@ -87,7 +87,7 @@ def signalled(folder: Path, number: int, rank: int = 0) -> Path:
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run that nothing interrupts."""
+    """Return the folder of an uninterrupted run."""
     folder = tmp_path_factory.mktemp("whole")
     Trainer(tiny(), folder).run()
     return folder
@@ -123,7 +123,7 @@ OF_TWO: dict[str, object] = {"use_coupling": True, "dropout": 0.1, "shards": 4}
 
 
 def two_processes(program: Path, folder: Path) -> subprocess.CompletedProcess[str]:
-    """A run of two processes, with two shards each."""
+    """Return the folder of a run of two processes with two shards each."""
     launch = [sys.executable, "-m", "torch.distributed.run"]
     launch += ["--nproc_per_node=2", "--master_port=0", "--standalone"]
     arguments = [str(program), *flags(folder, **OF_TWO)]
@@ -141,13 +141,13 @@ def whole_run_of_two(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.slow
-def test_two_processes_train_like_one_bit_for_bit(tmp_path: Path, whole_run_of_two: Path) -> None:
+def test_two_processes_equal_one_bit_for_bit(tmp_path: Path, whole_run_of_two: Path) -> None:
     Trainer(tiny(**OF_TWO), tmp_path).run()
     assert_same_run(tmp_path, whole_run_of_two)
     assert curves(tmp_path) == curves(whole_run_of_two)
     weights = checkpoint.load(whole_run_of_two / "last.pt")
     assert weights["provenance"]["processes"] == 2
-    assert float(weights["weights"]["coupling.weight"].abs().max()) > 1e-3  # it was learned from
+    assert float(weights["weights"]["coupling.weight"].abs().max()) > 1e-3  # the data was used
 
 
 def test_other_shards_are_the_same_run_up_to_rounding(tmp_path: Path) -> None:
@@ -162,7 +162,7 @@ def test_other_shards_are_the_same_run_up_to_rounding(tmp_path: Path) -> None:
 
 
 def test_shards_are_added_in_order() -> None:
-    """In float32, 1e8 + 1 - 1e8 is 0, and in another order 1."""
+    """In float32, 1e8 + 1 - 1e8 is 0 in this order and 1 in another."""
     parts = torch.tensor([[1e8, 1.0], [1.0, 2.0], [-1e8, 3.0]])
     assert World().sum_shards(parts).tolist() == [0.0, 6.0]
     assert World().sum_shards(parts[[0, 2, 1]]).tolist() == [1.0, 6.0]
@@ -224,10 +224,10 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_state(
 
 @pytest.mark.parametrize("value", [math.inf, 3e38])  # finite weights give NaN logits, too
 @pytest.mark.parametrize(
-    "save_interval, said", [(2, "last.pt holds an earlier one"), (500, "nothing was saved")]
+    "save_interval, message", [(2, "last.pt holds an earlier one"), (500, "nothing was saved")]
 )
 def test_ruined_weights_do_not_replace_good_ones(
-    tmp_path: Path, save_interval: int, said: str, value: float
+    tmp_path: Path, save_interval: int, message: str, value: float
 ) -> None:
     trainer = Trainer(tiny(save_interval=save_interval, eval_interval=100), tmp_path)
     original = trainer.step
@@ -239,15 +239,15 @@ def test_ruined_weights_do_not_replace_good_ones(
         return original(*args)  # type: ignore[arg-type]
 
     trainer.step = ruined  # type: ignore[method-assign, assignment]
-    with pytest.raises(UserError, match=said):
+    with pytest.raises(UserError, match=message):
         trainer.run()
     assert (tmp_path / "last.pt").exists() == (save_interval == 2)
     if save_interval == 2:
         assert checkpoint.load(tmp_path / "last.pt")["training"]["progress"]["step"] == 4
 
 
-def watched(trainer: Trainer) -> list[int]:
-    """The steps at which ``trainer`` will have validated."""
+def record_validation_steps(trainer: Trainer) -> list[int]:
+    """Return a list that receives the steps at which `trainer` validates."""
     assert trainer.monitor is not None
     steps: list[int] = []
     original = trainer.monitor.validate
@@ -258,7 +258,7 @@ def watched(trainer: Trainer) -> list[int]:
     return steps
 
 
-def test_a_run_that_ends_in_a_validation_loses_nothing(tmp_path: Path) -> None:
+def test_a_run_interrupted_in_validation_resumes_without_loss(tmp_path: Path) -> None:
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     Trainer(tiny(save_interval=500), whole).run()
     first = Trainer(tiny(save_interval=500), parts)
@@ -268,7 +268,7 @@ def test_a_run_that_ends_in_a_validation_loses_nothing(tmp_path: Path) -> None:
     assert checkpoint.load(parts / "last.pt")["training"]["progress"]["step"] == 6
     assert not (parts / "best.pt").exists()
     second = Trainer(tiny(save_interval=500), parts, resume=True)
-    steps = watched(second)
+    steps = record_validation_steps(second)
     second.run()
     assert steps == [6, 12]
     assert_same_run(whole, parts)
@@ -277,7 +277,7 @@ def test_a_run_that_ends_in_a_validation_loses_nothing(tmp_path: Path) -> None:
     )
 
 
-def test_a_validation_is_made_once(tmp_path: Path) -> None:
+def test_a_validation_is_not_repeated_on_resume(tmp_path: Path) -> None:
     first = Trainer(tiny(), tmp_path)
     original = first.validate
 
@@ -288,15 +288,15 @@ def test_a_validation_is_made_once(tmp_path: Path) -> None:
     first.validate = validate  # type: ignore[method-assign]
     assert first.run().step == 6
     second = Trainer(tiny(), tmp_path, resume=True)
-    steps = watched(second)
+    steps = record_validation_steps(second)
     second.run()
     third = Trainer(tiny(), tmp_path, resume=True)
-    nothing = watched(third)
+    nothing = record_validation_steps(third)
     third.run()
     assert (steps, nothing) == ([12], [])
 
 
-def test_best_is_best_by_validation_and_tensorboard_has_everything(tmp_path: Path) -> None:
+def test_best_is_chosen_by_validation_and_tensorboard_has_all_metrics(tmp_path: Path) -> None:
     trainer = Trainer(tiny(max_iters=24, live_samples=4), tmp_path)
     seen = []
     validate = trainer.monitor.validate  # type: ignore[union-attr]
@@ -327,7 +327,7 @@ def test_best_is_best_by_validation_and_tensorboard_has_everything(tmp_path: Pat
     assert any(tag.startswith("samples/autoregressive") for tag in events.Tags()["tensors"])
 
 
-def test_training_learns_and_its_validation_stays_above_the_floor(tmp_path: Path) -> None:
+def test_training_learns_and_validation_stays_above_the_entropy_floor(tmp_path: Path) -> None:
     config = tiny(max_iters=120, eval_interval=120, n_embd=32, batch_size=32)
     progress = Trainer(config, tmp_path).run()
     assert progress.metrics["floor"] < progress.metrics["elbo"] < 2.0 < math.log(15)
@@ -336,20 +336,20 @@ def test_training_learns_and_its_validation_stays_above_the_floor(tmp_path: Path
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run of two steps, to be copied or left alone."""
+    """Return the folder of a run of two steps; tests copy it or leave it unchanged."""
     folder = tmp_path_factory.mktemp("finished")
     Trainer(tiny(max_iters=2), folder).run()
     return folder
 
 
 @pytest.mark.parametrize("name", ["", ".", "..", "../../..", "a/b", "/tmp", "a\\b", "a\nb"])
-def test_a_name_is_that_of_one_folder(name: str) -> None:
+def test_a_run_name_is_one_folder_name(name: str) -> None:
     for resume in (False, True):
         with pytest.raises(ConfigError, match="must name one folder"):
             run_folder(tiny(name=name).train, resume)
 
 
-def test_where_a_run_may_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_run_folder_is_new_unless_resumed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert run_folder(tiny().train, resume=False) == Path("runs/run")
     for folder in ("runs/run", "runs/mine"):
@@ -388,7 +388,7 @@ def test_what_may_change_when_a_run_resumes(finished: Path, tmp_path: Path) -> N
     assert load_config(folder / "config.yaml").train.lr == 1e-3
 
 
-def test_a_finished_run_is_left_as_it_is(finished: Path) -> None:
+def test_a_finished_run_is_left_unchanged(finished: Path) -> None:
     before = {path: path.read_bytes() for path in finished.rglob("*") if path.is_file()}
     Trainer(tiny(max_iters=1, lr=1.0, name="other"), finished, resume=True).run()
     assert {path: path.read_bytes() for path in finished.rglob("*") if path.is_file()} == before
@@ -402,7 +402,7 @@ def test_sizes_follow_from_the_language(tmp_path: Path) -> None:
     )
 
 
-def test_parents_are_remembered(finished: Path, tmp_path: Path) -> None:
+def test_parent_checkpoints_are_recorded(finished: Path, tmp_path: Path) -> None:
     first = checkpoint.load(finished / "last.pt")["provenance"]
     assert (first["parent_tokens"], first["parent_seconds"]) == (0, 0.0)
     Trainer(tiny(max_iters=1), tmp_path / "child", init=finished / "last.pt").run()
@@ -427,7 +427,7 @@ def test_a_checkpoint_without_a_training_state_is_refused(finished: Path, tmp_pa
     "part",
     [{}, {"model": []}, {"model": {"head.weight": 1}}, {"optimizers": [1, 2]}, {"progress": 5}],
 )
-def test_a_damaged_training_state_is_one_line(
+def test_a_damaged_training_state_gives_one_line(
     finished: Path, tmp_path: Path, part: dict[str, object]
 ) -> None:
     payload = checkpoint.load(finished / "last.pt")
@@ -437,7 +437,7 @@ def test_a_damaged_training_state_is_one_line(
         Trainer(tiny(max_iters=2), tmp_path, resume=True)
 
 
-def test_starting_from_weights_without_the_coupling_input_is_starting_from_the_same_model(
+def test_weights_without_the_coupling_input_start_an_equal_model(
     tmp_path: Path, whole: Path
 ) -> None:
     payload = checkpoint.load(whole / "best.pt")
@@ -457,22 +457,25 @@ def test_starting_from_weights_without_the_coupling_input_is_starting_from_the_s
 
 
 @pytest.mark.parametrize(
-    "changes, said",
+    "changes, message",
     [
         ({"n_layer": 3}, "do not fit this model"),
         ({"n_embd": 32}, "do not fit this model"),
         ({"end_positions": False}, "do not fit this model"),
-        ({"operators": "+-"}, "another vocabulary"),  # of the same size: nothing else would show it
+        (
+            {"operators": "+-"},
+            "another vocabulary",
+        ),  # of equal size: no other check would detect it
     ],
 )
-def test_foreign_weights_are_no_start(
-    finished: Path, tmp_path: Path, changes: dict[str, object], said: str
+def test_foreign_weights_are_refused(
+    finished: Path, tmp_path: Path, changes: dict[str, object], message: str
 ) -> None:
-    with pytest.raises(CheckpointError, match=said):
+    with pytest.raises(CheckpointError, match=message):
         Trainer(tiny(use_coupling=True, **changes), tmp_path, init=finished / "best.pt")
 
 
-def test_what_no_run_can_start_from(finished: Path, tmp_path: Path) -> None:
+def test_inconsistent_settings_are_refused(finished: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="either resume or init"):
         Trainer(tiny(), finished, resume=True, init=finished / "best.pt")
     with pytest.raises(ConfigError, match="even multiple"):

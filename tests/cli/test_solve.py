@@ -255,7 +255,7 @@ def test_solve_reads_a_file_and_arguments(
             ["9", "4", "1 <= min <= max"],
         ),
         (["--step_stop", ""], "steps.pt", ["stop"]),
-        ([], "length_conditioned.pt", ["told how long", "causal_length: false"]),
+        ([], "length_conditioned.pt", ["conditioned on the length", "causal_length: false"]),
         (["--scorer", "denoiser"], "closed.pt", ["open_share"]),
         (["--backend", "blocks", "--scorer", "vote"], "closed.pt", ["open_share", "causal"]),
         ([], "none.pt", ["does not exist"]),

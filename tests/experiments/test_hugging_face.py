@@ -25,9 +25,9 @@ from maskdiff.experiments.distillation.policy import Ids, Policy
 from maskdiff.models.hugging_face import TransformersModel
 from tests.helpers.hugging_face import (
     CLOSE,
+    MAX_POSITIONS,
     OPEN,
     PROMPTS,
-    ROOM,
     SIZE,
     byte_level,
     check_draws,
@@ -75,7 +75,7 @@ def test_a_folder_is_a_policy(policy):
         policy.name,
         SIZE,
         True,
-        ROOM,
+        MAX_POSITIONS,
     )
     assert policy.name in ("qwen3", "gpt2")
     assert {p.dtype for p in student.module.parameters()} == {torch.float32}
@@ -137,17 +137,17 @@ def test_keys_are_draws_from_the_softmax(policy):
 
 
 def test_answers_end_at_the_last_position(policy):
-    prompts = [(5,) * (ROOM - 3), (6,) * (ROOM - 1), prompts_of(policy)[0]]
+    prompts = [(5,) * (MAX_POSITIONS - 3), (6,) * (MAX_POSITIONS - 1), prompts_of(policy)[0]]
     for key in range(20):
         answers = policy.sample(prompts, [key] * 3, 1.0, 10)
         assert all(len(a) == n or a[-1] == END for a, n in zip(answers, (3, 1, 10), strict=True))
         assert max(map(len, answers)) <= 10
     assert policy.logits(prompts[:1], [(7, 8, 9)]).shape == (1, 3, SIZE)
     for ask in (
-        lambda: policy.sample([(5,) * ROOM], [1], 1.0, 10),
+        lambda: policy.sample([(5,) * MAX_POSITIONS], [1], 1.0, 10),
         lambda: policy.logits(prompts[1:2], [(7, 8)]),
     ):
-        with pytest.raises(UserError, match=f"tokens leaves no room .* {ROOM} positions"):
+        with pytest.raises(UserError, match=f"tokens leaves no room .* {MAX_POSITIONS} positions"):
             ask()
     for ask in (lambda: policy.sample([()], [1], 1.0, 10), lambda: policy.logits([()], [(7, 8)])):
         with pytest.raises(UserError, match="no tokens"):
@@ -281,9 +281,10 @@ def test_shown_texts_end_no_message(wide):
 
 def test_a_prompt_that_is_too_long(wide, policy):
     with pytest.raises(
-        UserError, match=rf"of \d+ tokens leaves no room .* {ROOM} positions of '{policy.name}'"
+        UserError,
+        match=rf"of \d+ tokens leaves no room .* {MAX_POSITIONS} positions of '{policy.name}'",
     ) as error:
-        policy.prompt(Problem("x", "=" * ROOM))
+        policy.prompt(Problem("x", "=" * MAX_POSITIONS))
     assert "\n" not in str(error.value)
     least = len(wide.prompt(Problem("x", ""), (), "="))
     assert len(wide.prompt(Problem("x", ""), (), "=" * (WIDE - least))) == WIDE - 1

@@ -178,9 +178,9 @@ def test_unknown_symbols_raise_a_one_line_error(policy: OwnPolicy) -> None:
         (lambda: tiny_loaded(), "a model of arithmetic; .* take one of arithmetic-corrections"),
         (
             lambda: loaded(causal_length=True),
-            "told how long its strings are; take one trained with causal_length: false",
+            "conditioned on the length of its strings; take one trained with causal_length: false",
         ),
-        (lambda: loaded(causal_length=True, end_positions=True), "told how long its strings are"),
+        (lambda: loaded(causal_length=True, end_positions=True), "conditioned on the length of its strings"),
         (
             lambda: loaded(head="aligned"),
             "this model predicts no next token; take one trained with head: next",

@@ -14,7 +14,7 @@ from maskdiff.stepwise.protocol import Reply, Request, StepBackend
 END, PAD, OPEN, CLOSE = "<|endoftext|>", "<|pad|>", "<|im_start|>", "<|im_end|>"
 WORDS = ["<1 + 2>", "<(3 * 4)>", "compute 12 - 5", "the café", "日本語"]
 WORDS += [" so ", "🙂 ok", "line\n", "assistant", "user"]
-SIZE, ROOM = 312, 160  # of the model's output, more than the tokenizer has; positions
+SIZE, MAX_POSITIONS = 312, 160  # of the model's output, more than the tokenizer has; positions
 TINY = {
     "hidden_size": 32,
     "intermediate_size": 48,
@@ -75,8 +75,8 @@ def network(kind: str = "qwen3", dtype: torch.dtype = torch.float32) -> torch.nn
     """A small untrained model with distributions that are not flat."""
     sizes = {"vocab_size": SIZE, "initializer_range": 0.3, "bos_token_id": None, "eos_token_id": 3}
     if kind == "gpt2":
-        return untrained(GPT2Config(**sizes, **TINY_GPT2, n_positions=ROOM), dtype)
-    return untrained(Qwen3Config(**sizes, **TINY, max_position_embeddings=ROOM), dtype)
+        return untrained(GPT2Config(**sizes, **TINY_GPT2, n_positions=MAX_POSITIONS), dtype)
+    return untrained(Qwen3Config(**sizes, **TINY, max_position_embeddings=MAX_POSITIONS), dtype)
 
 
 def chi_square(counts: torch.Tensor, p: torch.Tensor) -> torch.Tensor:
@@ -90,10 +90,12 @@ def chi_square(counts: torch.Tensor, p: torch.Tensor) -> torch.Tensor:
     return ((fold[0] - fold[1]) ** 2 / fold[1].clamp(min=1e-9)).sum(-1)
 
 
-def saved(where, kind: str = "qwen3", dtype: torch.dtype = torch.float32, positions: int = ROOM):
+def saved(
+    where, kind: str = "qwen3", dtype: torch.dtype = torch.float32, positions: int = MAX_POSITIONS
+):
     """The folder `where`, with a model and a tokenizer."""
     model = network(kind, dtype)
-    if positions != ROOM:
+    if positions != MAX_POSITIONS:
         model.config.max_position_embeddings = positions
     model.save_pretrained(where)
     byte_level().save_pretrained(where)

@@ -165,7 +165,7 @@ def test_error_messages_of_the_command(tmp_path: Path, monkeypatch: pytest.Monke
     ):
         with pytest.raises(ConfigError, match=message):
             main(["serve", "--host", host, "--port", port])
-    with pytest.raises(ConfigError, match="told how long"):
+    with pytest.raises(ConfigError, match="conditioned on the length"):
         main(["serve", "--port", "0", "--checkpoint", str(tiny_checkpoint(tmp_path))])
     with pytest.raises(ConfigError, match="prefill"):
         main(["serve", "--prefill", "guess"])

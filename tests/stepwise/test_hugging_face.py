@@ -21,10 +21,10 @@ from maskdiff.stepwise.hugging_face import HuggingFaceBackend, load
 from maskdiff.stepwise.protocol import BackendError, Candidate, Request, Spent, StepBackend, Stop
 from tests.helpers.hugging_face import (
     CLOSE,
+    MAX_POSITIONS,
     OPEN,
     PLAIN,
     PROMPTS,
-    ROOM,
     STRIPS,
     THINKS,
     TURNS,
@@ -326,11 +326,11 @@ def test_kept_cache_entries_are_limited(generator):
 
 
 def test_steps_end_at_the_last_position(generator):
-    with pytest.raises(BackendError, match=str(ROOM)) as error:
+    with pytest.raises(BackendError, match=str(MAX_POSITIONS)) as error:
         one(generator, prompt="日本 " * 90)
     assert "\n" not in str(error.value)
-    prompt = "=" * (ROOM - 3 - len(generator.prompts.ids("")))
-    assert len(generator.prompts.ids(prompt)) == ROOM - 3
+    prompt = "=" * (MAX_POSITIONS - 3 - len(generator.prompts.ids("")))
+    assert len(generator.prompts.ids(prompt)) == MAX_POSITIONS - 3
     steps = [
         step
         for step in one(generator, prompt=prompt, num=8, stop=Stop((), 9)).candidates

@@ -14,7 +14,7 @@ import torch
 
 from maskdiff.stepwise.hugging_face import HuggingFaceBackend
 from maskdiff.stepwise.protocol import BackendError, Candidate, Request, Stop
-from tests.helpers.hugging_face import ROOM, SIZE, byte_level, network, one
+from tests.helpers.hugging_face import MAX_POSITIONS, SIZE, byte_level, network, one
 
 CONFIG = network().config
 TABLE = HuggingFaceBackend(network(), byte_level()).table
@@ -40,7 +40,9 @@ class Scripted(torch.nn.Module):
 def scripted(*pieces: str | bytes) -> HuggingFaceBackend:
     """A backend that writes these tokens and then the end."""
     script = [TABLE.exactly(x.encode() if isinstance(x, str) else x)[0] for x in pieces]
-    generator = HuggingFaceBackend(Scripted([*script, *[3] * ROOM]), byte_level(None), "scripted")
+    generator = HuggingFaceBackend(
+        Scripted([*script, *[3] * MAX_POSITIONS]), byte_level(None), "scripted"
+    )
     assert not generator.caches
     return generator
 
@@ -108,7 +110,7 @@ def test_every_position_candidate_and_seed_has_its_own_noise():
 
     The standard deviation is 7.
     """
-    generator = HuggingFaceBackend(Scripted([0] * ROOM, 0.0), byte_level(None), "flat")
+    generator = HuggingFaceBackend(Scripted([0] * MAX_POSITIONS, 0.0), byte_level(None), "flat")
     requests = [Request("(", num=4, seed=seed, stop=Stop((), 20)) for seed in range(4)]
     replies = generator.next_step(requests)
     drawn = [token for reply in replies for step in reply.candidates for token in step.ids]
@@ -117,7 +119,7 @@ def test_every_position_candidate_and_seed_has_its_own_noise():
 
 
 def test_special_tokens_are_not_drawn():
-    generator = HuggingFaceBackend(Scripted([1] * ROOM), byte_level(None), "padding alone")
+    generator = HuggingFaceBackend(Scripted([1] * MAX_POSITIONS), byte_level(None), "padding alone")
     for temperature in (0.0, 1.0):
         [step] = one(generator, prompt="(", stop=Stop((), 8), temperature=temperature).candidates
         assert all(TABLE.texts[token] is not None or token == 3 for token in step.ids)

@@ -180,7 +180,7 @@ def test_unknown_symbols_raise_a_one_line_error(policy: OwnPolicy) -> None:
             lambda: loaded(causal_length=True),
             "conditioned on the length of its strings; take one trained with causal_length: false",
         ),
-        (lambda: loaded(causal_length=True, end_positions=True), "conditioned on the length of its strings"),
+        (lambda: loaded(causal_length=True, end_positions=True), "conditioned on the length"),
         (
             lambda: loaded(head="aligned"),
             "this model predicts no next token; take one trained with head: next",

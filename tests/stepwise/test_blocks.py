@@ -138,9 +138,8 @@ def test_every_denoiser_call_shows_the_expected_canvases(
             steps = (*steps, step)
             if step.finish == "end":
                 break
-        assert "".join(step.step for step in steps) + steps[-1].overshoot == "".join(
-            step.text for step in steps
-        )
+        joined = "".join(step.step for step in steps) + steps[-1].overshoot
+        assert joined == "".join(step.text for step in steps)
     if pieces and block > 1:  # stops inside a block, whose rest was discarded, by `given`
         assert inside > 0
         assert unused > 0

@@ -62,7 +62,7 @@ def test_partners_stand_behind_the_same_tokens(
 
 @pytest.mark.slow
 @given(WORD, TWO_OR_MORE, FUTURE, st.integers(0, 14))
-@settings(max_examples=600, deadline=None)
+@settings(max_examples=300, deadline=None)
 def test_a_partner_depends_only_on_the_links_before_it(
     answer: list[int], other: list[int], future: list[int], number: int
 ) -> None:

@@ -233,9 +233,9 @@ def test_a_run_sees_nothing_of_the_one_before() -> None:
 @isolated
 def test_runs_at_the_same_time_see_nothing_of_each_other() -> None:
     alone = attack(LOOK).stdout
-    thread = threading.Thread(target=attack, args=(LEAVE + "time.sleep(1.5)",))
+    thread = threading.Thread(target=attack, args=(LEAVE + "time.sleep(0.8)",))
     thread.start()
-    time.sleep(0.7)
+    time.sleep(0.4)
     together = attack(LOOK).stdout
     thread.join()
     assert together == alone

@@ -77,8 +77,10 @@ import sys
 from tests.helpers.serving_toy import Toy, served
 from maskdiff.cli import arguments as cli
 from maskdiff.cli import serve as serve_cli
+from maskdiff.serving import server
 toy = Toy()
 toy.pause = 0.05
+server.GRACE = 1
 serve_cli.load_model = lambda args: served(toy, 10_000)
 parser = cli.Parser()
 serve_cli.add_verb(parser.add_subparsers(dest="verb"))
@@ -110,14 +112,14 @@ def test_signals_end_it_in_the_middle_of_a_slice_and_of_a_body(tmp_path: Path) -
             for seed in range(2)
         ]
         with post_half(str(client.base_url).rstrip("/"), b"{") as slow:
-            time.sleep(1)
+            time.sleep(0.3)
             begun = time.monotonic()
             process.send_signal(signal.SIGTERM)
             for future in asked:
                 error = future.exception(10)
                 assert isinstance(error, openai.InternalServerError)
                 assert (error.status_code, error.code) == (503, "closing")
-            assert time.monotonic() - begun < 3
+            assert time.monotonic() - begun < 1
             response = b"".join(iter(lambda: slow.recv(4096), b""))
         assert response.startswith(b"HTTP/1.1 503 ")
         assert b"the server is ending" in response

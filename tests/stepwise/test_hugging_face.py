@@ -194,7 +194,7 @@ def test_draws_follow_the_softmax(by):
     if by == "candidates":
         steps = one(generator, **settings, num=3000, seed=3).candidates
     else:
-        requests = [Request(**settings, seed=i) for i in range(800)]
+        requests = [Request(**settings, seed=i) for i in range(400)]
         steps = [reply.candidates[0] for reply in generator.next_step(requests)]
     with torch.no_grad():
         ids = torch.tensor([generator.prompts.ids(PROMPTS[0])])

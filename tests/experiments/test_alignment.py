@@ -95,6 +95,7 @@ def unambiguous_texts(draw: st.DrawFn) -> Texts:
     return answer, len(ours), other, len(theirs), size
 
 
+@pytest.mark.slow
 @given(unambiguous_texts(), st.data())
 @settings(max_examples=300, deadline=None)
 def test_no_future_of_the_other_changes_a_partner(texts: Texts, data: st.DataObject) -> None:

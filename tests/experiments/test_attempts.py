@@ -95,6 +95,7 @@ def test_a_checkpoint_needs_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert len(again.problems(3, np.random.default_rng(0))) == 3
 
 
+@pytest.mark.slow
 def test_attempts_are_written_for_problems_that_may_be_trained_on(tmp_path: Path) -> None:
     """A random model writes few well-formed answers: all kept attempts must be well-formed and
     readable."""

@@ -145,6 +145,7 @@ def test_a_model_of_another_language_or_environment_is_refused(elsewhere: Path) 
     assert [path.name for path in elsewhere.iterdir()] == ["tiny.pt"]
 
 
+@pytest.mark.slow
 def test_a_seed_file_of_the_command_runs_again_only_with_its_own_model(elsewhere: Path) -> None:
     tiny_model(elsewhere / "tiny.pt")
     few = [

@@ -152,6 +152,7 @@ def test_the_quantile_of_student_is_that_of_the_table() -> None:
         )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("units", [3, 5, 10])
 def test_intervals_of_few_units_keep_their_coverage(units: int) -> None:
     """400 normal samples each; an interval that covers 95% is below 0.92 in under one of 100 runs.
@@ -182,6 +183,7 @@ def coverage(
 TOLERANCE = 3 * math.sqrt(0.93 * 0.07 / 300)  # of a coverage of 0.93 in 300 simulations: 0.044
 
 
+@pytest.mark.slow
 def test_intervals_of_independent_problems_cover() -> None:
     rng = np.random.default_rng(0)
     assert coverage(lambda: rng.normal(size=100), None, 1) >= 0.93 - TOLERANCE

@@ -214,6 +214,7 @@ def test_a_policy_describes_its_model(policy: OwnPolicy) -> None:
 # ------------------------------------------------------------------------------------------ drawing
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("temperature", [0.0, 0.6, 1.0])
 def test_every_drawn_token_equals_the_definition(policy: OwnPolicy, temperature: float) -> None:
     """argmax of log p / T + noise of (key, place, symbol), by plain passes; an end ends, and
@@ -242,6 +243,7 @@ def test_every_drawn_token_equals_the_definition(policy: OwnPolicy, temperature:
     assert ended < 20 or temperature == 0
 
 
+@pytest.mark.slow
 def test_an_answer_does_not_depend_on_its_batch(
     policy: OwnPolicy, monkeypatch: pytest.MonkeyPatch
 ) -> None:

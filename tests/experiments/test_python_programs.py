@@ -67,7 +67,7 @@ def test_outputs_are_compared_as_livecodebench_does() -> None:
 
 
 def here(program: str, stdin: str, _: object, __: object, setup: ProgramSetup) -> ProgramResult:
-    """ProgramResult a program of ours in this process, which is quick."""
+    """Runs a program of ours in this process, which is quick."""
     with contextlib.redirect_stdout(io.StringIO()) as out, pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "stdin", io.StringIO(stdin))
         names = {"__name__": "__main__"}
@@ -92,6 +92,7 @@ def test_reference_solutions_pass_everything(in_process: None) -> None:
     assert not environment.reveals
 
 
+@pytest.mark.slow
 @isolated
 def test_reference_solutions_pass_in_the_sandbox() -> None:
     environment = PythonEnvironment(shipped_problems(), QUICK, most=1)
@@ -219,6 +220,7 @@ def test_an_answer_that_never_ends_is_not_run_on_every_test(
     assert "not run" not in judged(read(tmp_path, item(pairs[:4])), "", isolation="none")[1]
 
 
+@pytest.mark.slow
 @isolated
 def test_a_loop_ends_after_two_tests(tmp_path: Path) -> None:
     limits = ResourceLimits(wall_seconds=0.3, memory_bytes=1 << 28)
@@ -232,6 +234,7 @@ def test_a_loop_ends_after_two_tests(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.slow
 @isolated
 def test_hidden_outputs_are_never_told(tmp_path: Path) -> None:
     found = read(
@@ -249,6 +252,7 @@ def test_hidden_outputs_are_never_told(tmp_path: Path) -> None:
         assert "2 of 2 hidden tests failed" in feedback
 
 
+@pytest.mark.slow
 @isolated
 def test_feedback_is_bounded_and_marks_its_cuts(tmp_path: Path) -> None:
     found = read(tmp_path, item([("x" * 5000, "y" * 5000)] * 3))
@@ -293,6 +297,7 @@ HARM = {
 }
 
 
+@pytest.mark.slow
 @isolated
 @pytest.mark.parametrize("answer, verdict", HARM.items(), ids=HARM.values())
 def test_harm_is_survived_and_named(tmp_path: Path, answer: str, verdict: str) -> None:

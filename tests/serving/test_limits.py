@@ -74,6 +74,7 @@ def test_hundreds_of_waiting_connections_block_no_client(patient: Running) -> No
             assert other.get(f"{patient.url}/models").status_code == 200
 
 
+@pytest.mark.slow
 def test_a_client_has_so_many_connections(tmp_path: Path) -> None:
     """The oldest that waits is closed for the newest; other clients lose none."""
     with process(tmp_path, "--max_per_client", "8", "--max_connections", "20") as server:
@@ -179,6 +180,7 @@ def test_silent_clients_are_cut(quick: Running, sent: bytes) -> None:
     assert quick.answers()
 
 
+@pytest.mark.slow
 def test_the_limits_are_those_of_the_flags(patient: Running) -> None:
     """The same silence is no reason to end a connection where more time is given."""
     connections = [patient.connect(sent) for sent in (b"", b"GET /v1/mo", head(10) + b"{")]
@@ -190,6 +192,7 @@ def test_the_limits_are_those_of_the_flags(patient: Running) -> None:
         connection.close()
 
 
+@pytest.mark.slow
 def test_a_connection_may_be_used_again(quick: Running) -> None:
     with quick.connect() as connection:
         for _ in range(4):
@@ -201,6 +204,7 @@ def test_a_connection_may_be_used_again(quick: Running) -> None:
             time.sleep(0.15)  # longer in all than a connection may be idle
 
 
+@pytest.mark.slow
 def test_clients_that_do_not_read_are_cut(quick: Running) -> None:
     """The answer is larger than the send buffers of the system."""
     with socket.socket() as connection:
@@ -216,6 +220,7 @@ def test_clients_that_do_not_read_are_cut(quick: Running) -> None:
     assert quick.answers()
 
 
+@pytest.mark.slow
 def test_clients_that_read_get_all_of_it(quick: Running) -> None:
     body = {"model": "toy", "prompt": "?", "n": 16, "max_tokens": 8000, "temperature": 0.0}
     answer = httpx.post(f"{quick.url}/completions", json=body, timeout=60)
@@ -239,6 +244,7 @@ def test_the_end_waits_for_no_client(tmp_path: Path) -> None:
 # --------------------------------------------------------------------------------------------- logs
 
 
+@pytest.mark.slow
 def test_without_descriptors_the_server_logs_little_and_keeps_running(tmp_path: Path) -> None:
     with process(tmp_path, files=24) as server, ExitStack() as stack:
         for i in range(80):
@@ -336,6 +342,7 @@ def test_closing_refuses_requests_that_wait_for_memory() -> None:
     asyncio.run(run())
 
 
+@pytest.mark.slow
 def test_answers_wait_for_memory_or_are_refused(tmp_path: Path) -> None:
     """With memory for one answer, answers run one after the other; longer ones are refused."""
     flags, capacity = ("--max_memory", "4"), 2**20 // (3800 + 200)
@@ -353,6 +360,7 @@ def test_answers_wait_for_memory_or_are_refused(tmp_path: Path) -> None:
         assert "--max_memory" in over.json()["error"]["message"]
 
 
+@pytest.mark.slow
 def test_bodies_are_bounded_together(tmp_path: Path) -> None:
     """120 bodies of a megabyte each that never end take no more than `--max_bodies` and buffers."""
     with process(tmp_path, "--max_bodies", str(4 * 2**20)) as server, ExitStack() as stack:

@@ -89,6 +89,7 @@ sys.exit(cli.run_cli(lambda argv: serve_cli.serve(parser.parse_args(argv)), flag
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_signals_end_it_in_the_middle_of_an_answer(tmp_path: Path, number: signal.Signals) -> None:
     with started([sys.executable, "-c", LIGHT], tmp_path) as (process, client, _):
@@ -259,6 +260,7 @@ def test_a_language_of_steps_makes_prompts_of_problems(tmp_path: Path) -> None:
     assert text.usage == chat.usage
 
 
+@pytest.mark.slow
 def test_white_space_around_a_turn_is_not_read(tmp_path: Path) -> None:
     """Clients send turns that end in a newline, which the model has no symbol for."""
     path = untrained_steps(tmp_path)

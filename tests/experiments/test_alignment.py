@@ -36,6 +36,7 @@ def behind(found: Links, t: int, p: int, least: int) -> bool:
     )
 
 
+@pytest.mark.slow
 @given(WORD, WORD, st.integers(1, 4))
 @settings(max_examples=400, deadline=None)
 def test_partners_stand_behind_the_same_tokens(

@@ -114,6 +114,7 @@ def named(part: bytes) -> tuple[list[str], dict[str, Any]]:
     return value.pop("names"), value
 
 
+@pytest.mark.slow
 def test_only_the_names_differ(runs: tuple[Path, Path]) -> None:
     shared, hidden = map(parts_of, runs)
     for name in shared:

@@ -176,7 +176,7 @@ def coverage(
 ) -> float:
     """Share of 300 simulated data sets of mean 0 whose interval holds 0."""
     rng = np.random.default_rng(seed)
-    held = [bootstrap(draw(), rng, 300, clusters) for _ in range(300)]
+    held = [bootstrap(draw(), rng, 200, clusters) for _ in range(300)]
     return float(np.mean([estimate.low <= 0 <= estimate.high for estimate in held]))
 
 

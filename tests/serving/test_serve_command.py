@@ -214,6 +214,7 @@ def untrained_steps(folder: Path) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_a_language_of_steps_makes_prompts_of_problems(tmp_path: Path) -> None:
     plain = load_model(
         build_parser().parse_args(

@@ -356,6 +356,7 @@ def test_unsupported_models_and_requests_are_refused() -> None:
     assert all(candidate.tokens > 0 for candidate in long.candidates)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("segment", [1, 2, 4, 7, 128])
 def test_deep_branching_histories_equal_single_passes(
     segment: int, monkeypatch: pytest.MonkeyPatch

@@ -36,6 +36,7 @@ def behind(found: Links, t: int, p: int, least: int) -> bool:
     )
 
 
+@pytest.mark.slow
 @given(WORD, WORD, st.integers(1, 4))
 @settings(max_examples=400, deadline=None)
 def test_partners_stand_behind_the_same_tokens(
@@ -62,7 +63,7 @@ def test_partners_stand_behind_the_same_tokens(
 
 @pytest.mark.slow
 @given(WORD, TWO_OR_MORE, FUTURE, st.integers(0, 14))
-@settings(max_examples=600, deadline=None)
+@settings(max_examples=300, deadline=None)
 def test_a_partner_depends_only_on_the_links_before_it(
     answer: list[int], other: list[int], future: list[int], number: int
 ) -> None:
@@ -95,6 +96,7 @@ def unambiguous_texts(draw: st.DrawFn) -> Texts:
     return answer, len(ours), other, len(theirs), size
 
 
+@pytest.mark.slow
 @given(unambiguous_texts(), st.data())
 @settings(max_examples=300, deadline=None)
 def test_no_future_of_the_other_changes_a_partner(texts: Texts, data: st.DataObject) -> None:

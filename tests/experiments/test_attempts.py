@@ -14,7 +14,8 @@ from maskdiff import checkpoint
 from maskdiff.config_io import load_config
 from maskdiff.errors import DataError
 from maskdiff.experiments.distillation.attempts import main, write_attempts
-from maskdiff.languages import make_language, restore_language, split_of
+from maskdiff.languages import make_language, model_vocabulary, pieces, restore_language, split_of
+from maskdiff.languages import text as text_languages
 from maskdiff.languages.arithmetic_corrections import ArithmeticCorrections, judge
 from maskdiff.training.loop import Trainer
 from tests.helpers.corrections import BASE
@@ -81,9 +82,10 @@ def test_held_out_problems_and_missing_files_are_refused(tmp_path: Path) -> None
             )
 
 
-def test_a_checkpoint_needs_no_file(tmp_path: Path) -> None:
+def test_a_checkpoint_needs_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A checkpoint trained with a file restores a language without the file; only drawing
     strings needs it."""
+    monkeypatch.setattr(text_languages, "DRAWS", 2000)
     language = with_attempts(tmp_path / "a.txt", f"{PROBLEM};{WRONG}")
     state, config = language.state(), language.config
     (tmp_path / "a.txt").unlink()
@@ -93,12 +95,13 @@ def test_a_checkpoint_needs_no_file(tmp_path: Path) -> None:
     assert len(again.problems(3, np.random.default_rng(0))) == 3
 
 
+@pytest.mark.slow
 def test_attempts_are_written_for_problems_that_may_be_trained_on(tmp_path: Path) -> None:
     """A random model writes few well-formed answers: all kept attempts must be well-formed and
     readable."""
     policy = policy_of()
-    lines = write_attempts(policy, 200, 3)
-    assert lines == write_attempts(policy, 200, 3)
+    lines = write_attempts(policy, 100, 3)
+    assert lines == write_attempts(policy, 100, 3)
     for line in lines:
         problem, _, attempt = line.rstrip("\n").partition(";")
         assert policy.language.parses(f"{problem}>{attempt}")
@@ -128,8 +131,11 @@ def test_attempts_are_written_for_problems_that_may_be_trained_on(tmp_path: Path
 
 
 @pytest.mark.slow
-def test_a_run_from_other_weights_keeps_their_pieces(tmp_path: Path) -> None:
+def test_a_run_from_other_weights_keeps_their_pieces(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Other strings give other merges; the weights are those of the first."""
+    monkeypatch.setattr(pieces, "DRAWS", 2000)  # strings that merges and lengths are made of
     source = checkpoint.load(SHIPPED)
     attempts = tmp_path / "a.txt"
     attempts.write_text(f"{PROBLEM};{WRONG}\n")
@@ -139,8 +145,6 @@ def test_a_run_from_other_weights_keeps_their_pieces(tmp_path: Path) -> None:
     )
     trainer = Trainer(config, tmp_path / "next", init=SHIPPED)
     assert list(trainer.vocabulary.symbols) == list(source["vocabulary"]["symbols"])
-    from maskdiff.languages import model_vocabulary
-
     assert (
         model_vocabulary(make_language(config.language), config.model).symbols
         != trainer.vocabulary.symbols

@@ -103,7 +103,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """Two seeds that share all problems, and the same answers where names hide it."""
     folders = tuple(tmp_path_factory.mktemp("runs") / name for name in ("shared", "hidden"))
     for folder, same_names in zip(folders, (True, False)):
-        setting = setting_of(planted(), replace(SMALL, resamples=2000))
+        setting = setting_of(planted(), replace(SMALL, resamples=500))
         run(folder, setting=setting, environment=Shared(same_names))
     return folders  # type: ignore[return-value]
 
@@ -114,6 +114,7 @@ def named(part: bytes) -> tuple[list[str], dict[str, Any]]:
     return value.pop("names"), value
 
 
+@pytest.mark.slow
 def test_only_the_names_differ(runs: tuple[Path, Path]) -> None:
     shared, hidden = map(parts_of, runs)
     for name in shared:

@@ -3,6 +3,7 @@ attempts."""
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 
@@ -12,8 +13,9 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 pytest.importorskip("transformers")
 
 from maskdiff.errors import ConfigError
+from maskdiff.experiments.distillation import python_programs
 from maskdiff.experiments.distillation.cli import main
-from maskdiff.experiments.distillation.sandbox.run import isolation_problem
+from maskdiff.experiments.distillation.sandbox.run import isolation_problem, run_program
 from tests.helpers.hugging_face import saved
 
 TESTS = json.dumps([{"input": "", "output": "1", "testtype": "stdin"}])
@@ -48,12 +50,25 @@ def records(where):
     return where
 
 
+broken = functools.cache(lambda: run_program("("))
+
+
+def run(program, *given):
+    """Runs a program in the sandbox, and one program for all that do not compile."""
+    try:
+        compile(program, "program.py", "exec")
+    except (SyntaxError, ValueError):
+        return broken()
+    return run_program(program, *given)
+
+
 @pytest.mark.slow
-def test_a_transformers_model_runs_all_experiments(tmp_path, capsys):
+def test_a_transformers_model_runs_all_experiments(tmp_path, capsys, monkeypatch):
     """A random model solves nothing: what counts is that everything is measured, of ids alone, and
     the verdicts follow."""
     if reason := isolation_problem():
         pytest.skip(f"programs cannot be isolated here: {reason}")
+    monkeypatch.setattr(python_programs, "run_program", run)
     folder = saved(tmp_path / "model", "qwen3", positions=4096)
     out = tmp_path / "out"
     asked = ["--model", str(folder), "--records", str(records(tmp_path / "r.jsonl")), *SMALL]

@@ -97,6 +97,7 @@ def attacks() -> dict[str, ProgramResult]:
         return dict(zip(programs, pool.map(attack, programs.values()), strict=True))
 
 
+@pytest.mark.slow
 @isolated
 @pytest.mark.parametrize("name", KERNEL_MEMORY)
 def test_kernel_memory_and_powers_are_refused(name: str) -> None:
@@ -230,12 +231,13 @@ def test_a_run_sees_nothing_of_the_one_before() -> None:
         assert os.listxattr(path) == []
 
 
+@pytest.mark.slow
 @isolated
 def test_runs_at_the_same_time_see_nothing_of_each_other() -> None:
     alone = attack(LOOK).stdout
-    thread = threading.Thread(target=attack, args=(LEAVE + "time.sleep(1.5)",))
+    thread = threading.Thread(target=attack, args=(LEAVE + "time.sleep(0.8)",))
     thread.start()
-    time.sleep(0.7)
+    time.sleep(0.4)
     together = attack(LOOK).stdout
     thread.join()
     assert together == alone

@@ -152,6 +152,7 @@ def test_the_quantile_of_student_is_that_of_the_table() -> None:
         )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("units", [3, 5, 10])
 def test_intervals_of_few_units_keep_their_coverage(units: int) -> None:
     """400 normal samples each; an interval that covers 95% is below 0.92 in under one of 100 runs.
@@ -175,13 +176,14 @@ def coverage(
 ) -> float:
     """Share of 300 simulated data sets of mean 0 whose interval holds 0."""
     rng = np.random.default_rng(seed)
-    held = [bootstrap(draw(), rng, 300, clusters) for _ in range(300)]
+    held = [bootstrap(draw(), rng, 200, clusters) for _ in range(300)]
     return float(np.mean([estimate.low <= 0 <= estimate.high for estimate in held]))
 
 
 TOLERANCE = 3 * math.sqrt(0.93 * 0.07 / 300)  # of a coverage of 0.93 in 300 simulations: 0.044
 
 
+@pytest.mark.slow
 def test_intervals_of_independent_problems_cover() -> None:
     rng = np.random.default_rng(0)
     assert coverage(lambda: rng.normal(size=100), None, 1) >= 0.93 - TOLERANCE
@@ -194,7 +196,7 @@ def test_intervals_of_independent_problems_cover() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seeds, problems, spread", [(40, 5, 1.0), (20, 10, 0.5), (10, 10, 0.3)])
+@pytest.mark.parametrize("seeds, problems, spread", [(40, 5, 1.0), (10, 10, 0.3)])
 def test_intervals_of_problems_that_seeds_tie_together_cover(
     seeds: int, problems: int, spread: float
 ) -> None:

@@ -43,6 +43,7 @@ print(failed)
 """
 
 
+@pytest.mark.slow
 @isolated
 @pytest.mark.skipif(os.geteuid() != 0, reason="only a superuser can become somebody else")
 def test_an_ordinary_user_is_isolated_too(tmp_path: Path) -> None:
@@ -126,6 +127,7 @@ def test_required_isolation_runs_nothing_without_it(
     assert not touched.exists()
 
 
+@pytest.mark.slow
 def test_isolation_none_runs_without_isolation() -> None:
     assert (
         run_program("import os\nprint(input(), os.listdir('.'))", "hello", SHORT, "none").stdout

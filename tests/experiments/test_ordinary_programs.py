@@ -199,6 +199,7 @@ OUTPUTS = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 @isolated
 @pytest.mark.parametrize("name", PROGRAMS)
 def test_an_ordinary_program_runs(name: str) -> None:

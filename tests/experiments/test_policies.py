@@ -214,6 +214,7 @@ def test_a_policy_describes_its_model(policy: OwnPolicy) -> None:
 # ------------------------------------------------------------------------------------------ drawing
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("temperature", [0.0, 0.6, 1.0])
 def test_every_drawn_token_equals_the_definition(policy: OwnPolicy, temperature: float) -> None:
     """argmax of log p / T + noise of (key, place, symbol), by plain passes; an end ends, and
@@ -242,16 +243,17 @@ def test_every_drawn_token_equals_the_definition(policy: OwnPolicy, temperature:
     assert ended < 20 or temperature == 0
 
 
+@pytest.mark.slow
 def test_an_answer_does_not_depend_on_its_batch(
     policy: OwnPolicy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    prompts, keys = mixed(policy, 24), list(range(100, 124))
+    prompts, keys = mixed(policy, 16), list(range(100, 116))
     together = policy.sample(prompts, keys, 1.0, 30)
-    assert 3 < sum(answer[-1] == policy.vocabulary.eos for answer in together) < 21
+    assert 2 < sum(answer[-1] == policy.vocabulary.eos for answer in together) < 14
     assert len({*map(len, together)}) > 5
     for prompt, key, answer in zip(prompts, keys, together):
         assert policy.sample([prompt], [key], 1.0, 30) == [answer]
-    order = random.Random(0).sample(range(24), 24)
+    order = random.Random(0).sample(range(16), 16)
     assert policy.sample([prompts[i] for i in order], [keys[i] for i in order], 1.0, 30) == [
         together[i] for i in order
     ]
@@ -269,7 +271,7 @@ def test_an_answer_does_not_depend_on_its_batch(
         monkeypatch.setattr(own, name, value)
         seen.clear()
         assert policy.sample(prompts, keys, 1.0, 30) == together
-        assert (max(seen), sum(seen)) == (most, 24)
+        assert (max(seen), sum(seen)) == (most, 16)
     assert policy.sample([], [], 1.0, 30) == []
 
 

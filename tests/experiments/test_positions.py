@@ -428,6 +428,7 @@ def test_mistakes_that_the_teacher_never_corrects_are_not_measurable() -> None:
         assert sum("nats" in claim.name for claim in claims) == 3
 
 
+@pytest.mark.slow
 def test_losses_that_training_cannot_lower_or_does_not_change_are_not_measurable() -> None:
     rng = np.random.default_rng(0)
     names = {"problems": 2, "names": ["a", "b"]}

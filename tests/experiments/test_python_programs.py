@@ -67,7 +67,7 @@ def test_outputs_are_compared_as_livecodebench_does() -> None:
 
 
 def here(program: str, stdin: str, _: object, __: object, setup: ProgramSetup) -> ProgramResult:
-    """ProgramResult a program of ours in this process, which is quick."""
+    """Runs a program of ours in this process, which is quick."""
     with contextlib.redirect_stdout(io.StringIO()) as out, pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "stdin", io.StringIO(stdin))
         names = {"__name__": "__main__"}
@@ -76,9 +76,14 @@ def here(program: str, stdin: str, _: object, __: object, setup: ProgramSetup) -
     return ProgramResult(RunStatus.OK, out.getvalue(), "", 0, 0.0)
 
 
-def test_reference_solutions_pass_everything(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def in_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Programs run in this process, which is quick."""
     monkeypatch.setattr(python_programs, "run_program", here)
     monkeypatch.setattr(sys, "setrecursionlimit", lambda _: None)
+
+
+def test_reference_solutions_pass_everything(in_process: None) -> None:
     environment: Environment = PythonEnvironment(shipped_problems(), isolation="none")
     for problem in environment.problems(10, 0):
         outcome = environment.evaluate(problem, SOLUTIONS[problem.name])
@@ -87,9 +92,10 @@ def test_reference_solutions_pass_everything(monkeypatch: pytest.MonkeyPatch) ->
     assert not environment.reveals
 
 
+@pytest.mark.slow
 @isolated
 def test_reference_solutions_pass_in_the_sandbox() -> None:
-    environment = PythonEnvironment(shipped_problems(), QUICK)
+    environment = PythonEnvironment(shipped_problems(), QUICK, most=1)
     for name in ("hike", "plates", "column"):
         outcome = environment.evaluate(
             Problem(name, ""), f"Like this:\n```python\n{SOLUTIONS[name]}```\n"
@@ -110,12 +116,13 @@ def test_problems_are_drawn_by_seed() -> None:
     assert "8 12" not in texts["barrel"]  # a private input
 
 
-@isolated
-def test_wrong_solutions_get_a_share_and_feedback_on_the_shortest(tmp_path: Path) -> None:
+def test_wrong_solutions_get_a_share_and_feedback_on_the_shortest(
+    tmp_path: Path, in_process: None
+) -> None:
     pairs = [("100000\n", "200000\n"), ("3\n", "6\n"), ("20\n", "40\n"), ("1\n", "2\n")]
     found = read(tmp_path, item(pairs, [("5", "10"), ("6", "12")]))
     reward, feedback = judged(
-        found, "n = int(input())\nprint(n * 2 if n in (1, 5) else n)", tests="all"
+        found, "n = int(input())\nprint(n * 2 if n in (1, 5) else n)", tests="all", isolation="none"
     )
     assert reward == 2 / 6
     assert feedback.startswith(
@@ -125,20 +132,25 @@ def test_wrong_solutions_get_a_share_and_feedback_on_the_shortest(tmp_path: Path
     assert feedback.endswith("\n\nInput:\n20\nExpected:\n40\nGot:\n20")
     assert "100000" not in feedback
     assert (
-        judged(found, "n = int(input())\nprint(n * 2 if n in (1, 5) else n)", tests="public")[0]
+        judged(
+            found,
+            "n = int(input())\nprint(n * 2 if n in (1, 5) else n)",
+            tests="public",
+            isolation="none",
+        )[0]
         == 1 / 4
     )
     reward, feedback = judged(
-        found, "n = int(input())\nprint(n * 2 if n < 6 else n)", tests="private"
+        found, "n = int(input())\nprint(n * 2 if n < 6 else n)", tests="private", isolation="none"
     )
     assert (reward, feedback) == (0.5, "1 of 2 hidden tests failed.")
-    assert judged(found, "print(2 * int(input()))", tests="all", most=3) == (
+    assert judged(found, "print(2 * int(input()))", tests="all", isolation="none", most=3) == (
         1.0,
         "All 3 tests passed.",
     )
 
 
-def test_tests_shown_by_feedback_are_not_rewarded(tmp_path: Path) -> None:
+def test_tests_shown_by_feedback_are_not_rewarded(tmp_path: Path, in_process: None) -> None:
     pairs = [("1", "3"), ("2", "5"), ("9", "19")]
     learned = "print({'1': 3, '2': 5, '9': 19}.get(input()))"
     found = read(tmp_path, item(pairs, [("4", "9"), ("5", "11")]))
@@ -208,6 +220,7 @@ def test_an_answer_that_never_ends_is_not_run_on_every_test(
     assert "not run" not in judged(read(tmp_path, item(pairs[:4])), "", isolation="none")[1]
 
 
+@pytest.mark.slow
 @isolated
 def test_a_loop_ends_after_two_tests(tmp_path: Path) -> None:
     limits = ResourceLimits(wall_seconds=0.3, memory_bytes=1 << 28)
@@ -221,6 +234,7 @@ def test_a_loop_ends_after_two_tests(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.slow
 @isolated
 def test_hidden_outputs_are_never_told(tmp_path: Path) -> None:
     found = read(
@@ -229,7 +243,6 @@ def test_hidden_outputs_are_never_told(tmp_path: Path) -> None:
     for answer in (
         "print(input())",
         "import sys\nsys.exit(input())",
-        "print('3')",
         "",
         "while True: print(input())",
     ):
@@ -239,6 +252,7 @@ def test_hidden_outputs_are_never_told(tmp_path: Path) -> None:
         assert "2 of 2 hidden tests failed" in feedback
 
 
+@pytest.mark.slow
 @isolated
 def test_feedback_is_bounded_and_marks_its_cuts(tmp_path: Path) -> None:
     found = read(tmp_path, item([("x" * 5000, "y" * 5000)] * 3))
@@ -283,6 +297,7 @@ HARM = {
 }
 
 
+@pytest.mark.slow
 @isolated
 @pytest.mark.parametrize("answer, verdict", HARM.items(), ids=HARM.values())
 def test_harm_is_survived_and_named(tmp_path: Path, answer: str, verdict: str) -> None:

@@ -104,6 +104,7 @@ def test_the_references_confidence_is_read_at_temperature_0_1() -> None:
     assert second == ["(?", "?="]
 
 
+@pytest.mark.slow
 def test_reproduction_resumes(tmp_path: Path) -> None:
     trained: list[tuple[str, bool]] = []
 

@@ -74,6 +74,7 @@ def test_a_seed_file_gives_the_same_bytes_in_another_folder(whole: Path, tmp_pat
     assert (tmp_path / "again/seeds.json").read_bytes() == (whole / "seeds.json").read_bytes()
 
 
+@pytest.mark.slow
 def test_other_seeds_and_other_weights_give_other_results(whole: Path, tmp_path: Path) -> None:
     """The negative control: equal bytes are not for want of anything random."""
     first = parts_of(whole)
@@ -108,12 +109,14 @@ def test_an_experiment_alone_equals_its_part_of_the_set_and_keeps_the_weights(
     )  # training reports every step; windows reports each arm before it runs
 
 
+@pytest.mark.slow
 def test_the_order_of_experiments_does_not_matter(whole: Path, tmp_path: Path) -> None:
     run(tmp_path, NAMES[::-1])
     assert parts_of(tmp_path) == parts_of(whole)
     assert results_of(tmp_path) == results_of(whole)
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_resumes_with_the_same_policy_and_bytes(
     whole: Path, tmp_path: Path
 ) -> None:

@@ -120,6 +120,7 @@ HARM = {
 }
 
 
+@pytest.mark.slow
 @isolated
 @pytest.mark.parametrize("program, limits, verdict", HARM.values(), ids=HARM)
 def test_harmful_programs_get_their_verdict(
@@ -286,6 +287,7 @@ def test_a_daemon_does_not_outlive_the_program() -> None:
     assert result.seconds < 4
 
 
+@pytest.mark.slow
 @isolated
 def test_closed_streams_neither_end_a_run_nor_hide_it() -> None:
     closed = "import time\nfor n in (0, 1, 2): os.close(n)\n"

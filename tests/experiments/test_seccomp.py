@@ -74,6 +74,7 @@ def expected(name: str, arguments: tuple[int, ...]) -> int:
     return 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("machine", MACHINES)
 @both_seeds
 def test_the_filter_follows_the_lists(machine: str, seed: int) -> None:
@@ -165,6 +166,7 @@ print(json.dumps(found))
 """
 
 
+@pytest.mark.slow
 @isolated
 def test_the_kernel_refuses_every_call_that_is_not_on_the_list() -> None:
     numbers = MACHINES[os.uname().machine][1]

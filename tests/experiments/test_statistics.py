@@ -227,27 +227,27 @@ def onset_of(curves: NDArray[np.float64], seed: int) -> Onset:
 
 @pytest.mark.slow
 def test_a_planted_onset_is_located_within_a_decile() -> None:
-    """At least 95 of 100 runs; if a run failed with probability 1%, this test would with 5e-4."""
+    """At least 37 of 40 runs: fails with 6e-4 if a run fails with 1%, and with 97% if with 20%."""
     near = 0
-    for seed in range(100):
+    for seed in range(40):
         onset = 3 + seed % 5
         found = onset_of(curves_of(planted(seed, onset, end=ENDS[seed % 2]), seed), seed)
         near += found.decile is not None and abs(found.decile - onset) <= 1
         assert found.decile is None or found.rise > 0
-    assert near >= 95
+    assert near >= 37
 
 
 @pytest.mark.slow
 def test_a_fault_that_is_the_same_everywhere_has_no_onset() -> None:
-    """At most 5 of 100 runs, at a level of 1%; the negative control: without a level most would be
-    taken for a beginning."""
+    """At most 3 of 40 runs: fails with 6e-4 at a level of 1%, and with 97% at a level of 20%. The
+    negative control: without a level most would be taken for a beginning."""
     flagged = taken = 0
-    for seed in range(100):
+    for seed in range(40):
         curves = curves_of(planted(seed, None, end=ENDS[seed % 2]), seed)
         flagged += onset_of(curves, seed).decile is not None
         taken += find_onset(curves, np.random.default_rng(seed), level=1.0).decile is not None
-    assert flagged <= 5
-    assert taken >= 60
+    assert flagged <= 3
+    assert taken >= 24
 
 
 @pytest.mark.parametrize("null, with_feedback", [(True, True), (False, False)])
@@ -276,8 +276,10 @@ def test_onset_by_hand() -> None:
 
 
 @pytest.mark.slow
-def test_the_level_of_an_onset_is_its_false_positive_rate() -> None:
-    """p <= 0.1 in a tenth of the runs on pure noise: within 3.3 standard deviations of 400 runs."""
+def test_the_level_of_an_onset_is_its_false_positive_rate(monkeypatch: pytest.MonkeyPatch) -> None:
+    """p <= 0.1 in a tenth of the runs on pure noise: within 3.3 standard deviations of 400 runs.
+    The level is exact with any number of permutations such as 99, of which a tenth decides."""
+    monkeypatch.setattr("maskdiff.experiments.distillation.onset.PERMUTATIONS", 99)
     rng = np.random.default_rng(1)
     beaten = sum(find_onset(rng.exponential(size=(4, 10)), rng).p <= 0.1 for _ in range(400))
     assert 20 <= beaten <= 60

@@ -23,7 +23,7 @@ SCRIPT = """
 import resource, socket, sys
 from tests.helpers.serving_toy import Toy, served
 from maskdiff.cli import arguments as cli
-from maskdiff.serving import server
+from maskdiff.serving import connections, server
 from maskdiff.cli import serve as serve_cli
 pause, token_bytes, files = float(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
 toy = Toy()
@@ -36,6 +36,8 @@ if files:
         ready(line)
         resource.setrlimit(resource.RLIMIT_NOFILE, (files, files))
     serve_cli._log = say
+server.GRACE = 0.3
+server.PAUSE = connections.BODY_GRACE = 0.2
 open_listener = server.open_listener
 def small(host, port):  # the system buffers few unread bytes
     listener = open_listener(host, port)
@@ -104,7 +106,7 @@ class Running:
 def process(
     folder: Path, *flags: str, pause: float = 0.0, token_bytes: int = 0, files: int = 0
 ) -> Iterator[Running]:
-    """A server of `maskdiff serve` with some flags, over the toy.
+    """A server of `maskdiff serve` with some flags and short waits, over the toy.
 
     Args:
         pause: seconds that each call of the toy takes.
@@ -129,7 +131,7 @@ def wait_until(condition: Callable[[], Any], seconds: float = 15.0) -> None:
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end
-        time.sleep(0.02)
+        time.sleep(0.01)
 
 
 def head(length: int | str = 0, path: str = "completions", **headers: str) -> bytes:

@@ -246,6 +246,7 @@ def test_a_partial_answer_is_continued(client: openai.OpenAI) -> None:
         partial_answer(client, continue_final_message=True, add_generation_prompt=True)
 
 
+@pytest.mark.slow
 def test_other_servers_restart_echo_or_reject() -> None:
     toy = Toy()
     with run_in_thread(create_app(served(toy), prefill="restart")) as url:

@@ -207,6 +207,7 @@ def test_only_its_own_host_names_are_accepted(url: str, name: str, status: int) 
         assert status == 200 or answer.json()["error"]["code"] == "invalid_host"
 
 
+@pytest.mark.slow
 def test_names_of_other_servers() -> None:
     assert host_names("127.0.0.1", "127.0.0.1") == ("127.0.0.1", "localhost", "[::1]")
     assert host_names("box", "fe80::1%eth0") == (
@@ -222,6 +223,7 @@ def test_names_of_other_servers() -> None:
             assert httpx.get(f"{url}/models", headers={"Host": "box"}).status_code == status
 
 
+@pytest.mark.slow
 def test_slow_bodies() -> None:
     with run_in_thread(create_app(served(Toy()), ServerLimits(body_timeout=0.3))) as url:
         with post_half(url, b"{") as slow:
@@ -234,6 +236,7 @@ def test_slow_bodies() -> None:
 # ------------------------------------------------------------------------------------- many clients
 
 
+@pytest.mark.slow
 def test_a_client_that_leaves_stops_the_work() -> None:
     toy = Toy()
     toy.pause = 0.02

@@ -22,7 +22,7 @@ TYPE = {"Content-Type": "application/json"}
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
-    flags = ("--max_body", "100000", "--header_timeout", "0.5")
+    flags = ("--max_body", "100000", "--header_timeout", "0.3")
     with process(tmp_path_factory.mktemp("fuzz"), *flags) as running:
         yield running
 

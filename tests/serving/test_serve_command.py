@@ -77,8 +77,10 @@ import sys
 from tests.helpers.serving_toy import Toy, served
 from maskdiff.cli import arguments as cli
 from maskdiff.cli import serve as serve_cli
+from maskdiff.serving import server
 toy = Toy()
 toy.pause = 0.05
+server.GRACE = 1
 serve_cli.load_model = lambda args: served(toy, 10_000)
 parser = cli.Parser()
 serve_cli.add_verb(parser.add_subparsers(dest="verb"))
@@ -87,6 +89,7 @@ sys.exit(cli.run_cli(lambda argv: serve_cli.serve(parser.parse_args(argv)), flag
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_signals_end_it_in_the_middle_of_an_answer(tmp_path: Path, number: signal.Signals) -> None:
     with started([sys.executable, "-c", LIGHT], tmp_path) as (process, client, _):
@@ -110,14 +113,14 @@ def test_signals_end_it_in_the_middle_of_a_slice_and_of_a_body(tmp_path: Path) -
             for seed in range(2)
         ]
         with post_half(str(client.base_url).rstrip("/"), b"{") as slow:
-            time.sleep(1)
+            time.sleep(0.3)
             begun = time.monotonic()
             process.send_signal(signal.SIGTERM)
             for future in asked:
                 error = future.exception(10)
                 assert isinstance(error, openai.InternalServerError)
                 assert (error.status_code, error.code) == (503, "closing")
-            assert time.monotonic() - begun < 3
+            assert time.monotonic() - begun < 1
             response = b"".join(iter(lambda: slow.recv(4096), b""))
         assert response.startswith(b"HTTP/1.1 503 ")
         assert b"the server is ending" in response
@@ -211,6 +214,7 @@ def untrained_steps(folder: Path) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_a_language_of_steps_makes_prompts_of_problems(tmp_path: Path) -> None:
     plain = load_model(
         build_parser().parse_args(
@@ -257,6 +261,7 @@ def test_a_language_of_steps_makes_prompts_of_problems(tmp_path: Path) -> None:
     assert text.usage == chat.usage
 
 
+@pytest.mark.slow
 def test_white_space_around_a_turn_is_not_read(tmp_path: Path) -> None:
     """Clients send turns that end in a newline, which the model has no symbol for."""
     path = untrained_steps(tmp_path)

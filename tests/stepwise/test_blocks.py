@@ -76,6 +76,7 @@ class Recorder:
         return logits
 
 
+@pytest.mark.slow
 @BOTH
 @pytest.mark.parametrize(("block", "per_call"), [(8, 1), (5, 2), (1, 1), (6, 9)])
 @pytest.mark.parametrize("heat", [0.0, 1.0])
@@ -155,6 +156,7 @@ def _final_token(after: Shown | None, place: int, step: Candidate, start: int) -
     return step.ids[place - start] if place - start < step.tokens else -1
 
 
+@pytest.mark.slow
 @BOTH
 def test_other_requests_do_not_change_a_reply(pieces: bool) -> None:
     model = loaded(pieces, double=True)

@@ -57,6 +57,7 @@ def next_log_probs(model: Loaded, strings: list[list[int]]) -> torch.Tensor:
     return logits.double().masked_fill(~allowed, -math.inf).log_softmax(-1)
 
 
+@pytest.mark.slow
 @BOTH
 def test_steps_join_to_the_whole_answer(pieces: bool) -> None:
     """On 200 prompts greedy steps have the ids of one continuous draw.
@@ -134,6 +135,7 @@ def some_requests(model: Loaded) -> list[Request]:
     return [*requests, *begun, replace(begun[-1], seed=99)]
 
 
+@pytest.mark.slow
 @BOTH
 def test_other_requests_do_not_change_a_reply(
     pieces: bool, monkeypatch: pytest.MonkeyPatch
@@ -354,6 +356,7 @@ def test_unsupported_models_and_requests_are_refused() -> None:
     assert all(candidate.tokens > 0 for candidate in long.candidates)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("segment", [1, 2, 4, 7, 128])
 def test_deep_branching_histories_equal_single_passes(
     segment: int, monkeypatch: pytest.MonkeyPatch
@@ -393,6 +396,7 @@ def test_deep_branching_histories_equal_single_passes(
             torch.testing.assert_close(got, expected[row, len(history) + 1], rtol=0, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_memory_is_bounded_by_bytes() -> None:
     """The cache holds at most `memory` plus the tokens of a call; answers do not change."""
     model = loaded()
@@ -431,7 +435,8 @@ def test_passes_hold_all_nodes_and_keep_runs_together(seed: int) -> None:
         assert len(passes) <= sum(-(-run // causal.CHAIN) for run in runs)
 
 
-@pytest.mark.parametrize("segment", [1, 5, 128])
+@pytest.mark.slow
+@pytest.mark.parametrize("segment", [1, 5])
 def test_long_prompts_are_read_in_chains(segment: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Reading prompts in parts of chains gives the answers of reading them node by node."""
     model = loaded(pieces=True, double=True)

@@ -136,6 +136,7 @@ def requests_at_random(generator: StepBackend, count: int) -> list[Request]:
     return found
 
 
+@pytest.mark.slow
 def test_a_cache_does_not_change_replies(folder):
     plain, kept, small = load(folder, kept=0), load(folder, kept=64), load(folder, kept=2)
     others = [load(folder, kept_tokens=most) for most in (0, 60, 300)]
@@ -187,6 +188,7 @@ def test_one_token_at_a_time_equals_the_whole_step(generator):
         assert "".join(step.text for step in steps) == whole.text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("by", ["candidates", "seeds"])
 def test_draws_follow_the_softmax(by):
     generator = HuggingFaceBackend(network(), byte_level())
@@ -298,6 +300,7 @@ def test_only_new_tokens_are_run(generator):
     assert len(generator._kept.groups) == 1
 
 
+@pytest.mark.slow
 def test_kept_cache_entries_are_limited(generator):
     stop = Stop(tuple("abcdefghijklmnop"), 30, 2)
     requests = [Request(f"compute {i}", stop=stop, seed=i) for i in range(20)]

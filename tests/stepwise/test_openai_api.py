@@ -224,6 +224,7 @@ except KeyboardInterrupt:
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="no SIGINT for another process")
 def test_an_interrupt_ends_at_once(serve: Serve) -> None:
     asked, done = threading.Barrier(3), threading.Event()

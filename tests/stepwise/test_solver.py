@@ -120,6 +120,7 @@ def test_a_time_limit_keeps_the_finished_steps() -> None:
         assert not solver.deadline.passed
 
 
+@pytest.mark.slow
 def test_cohort_size_does_not_change_solutions(solver: Solver) -> None:
     expected = [without_cost(s) for s in solver.solving(PROBLEMS, seed=3)]
     assert sum(step.scaled for s in expected for step in s.answer.steps) > 5

@@ -171,6 +171,7 @@ def test_impossible_stops_are_refused() -> None:
     ) == Stop(("a", "b"), 7, 2)
 
 
+@pytest.mark.slow
 def test_a_model_ends_its_steps_at_the_stops() -> None:
     """Check several stops of several characters on a real backend.
 

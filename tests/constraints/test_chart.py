@@ -17,7 +17,7 @@ from maskdiff.errors import GrammarError
 from maskdiff.languages.cfg import compile_grammar, normal_form, read_grammar
 from tests.helpers.grammars import AMBIGUOUS, EQUATION, SMALL, accepts, random_grammar, strings
 
-DRAWS = 100_000
+DRAWS = 40_000
 
 
 def random_emission(
@@ -153,7 +153,7 @@ def counted(rows: Tensor) -> dict[tuple[int, ...], int]:
 def test_joint_samples_have_the_distribution_of_the_posterior(
     number: int, known: dict[int, str]
 ) -> None:
-    """Power: probabilities that are off by 7% fail, which is asserted."""
+    """Power: probabilities that are off by 11% fail, which is asserted."""
     text, symbols, n = SMALL[number]
     rules = RuleTensors(compile_grammar(text, symbols))
     emission = random_emission(1, n, symbols, 11 + number, known)
@@ -168,7 +168,7 @@ def test_joint_samples_have_the_distribution_of_the_posterior(
     assert len(weights) >= 4
     assert abs(chi_square_z(counts, weights, DRAWS)) < 4
     skewed = {
-        row: weight * (1.07 if i % 2 else 0.93)
+        row: weight * (1.11 if i % 2 else 0.89)
         for i, (row, weight) in enumerate(sorted(weights.items()))
     }
     assert chi_square_z(counts, skewed, DRAWS) > 5

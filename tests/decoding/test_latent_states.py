@@ -113,7 +113,7 @@ def test_mass_that_costly_models_leave_out_is_negligible(seed: int) -> None:
     """The likeliest histories first give Z and q of all of them, and report the mass that
     they leave out; so does a beam with a floor."""
     fewer = bounded = 0
-    for rng in cases(150, seed, 2.0):
+    for rng in cases(60, seed, 2.0):
         model, prefix, description = many(rng.randrange(10**6))
         if not truth_of(model, prefix, False):
             continue

@@ -49,10 +49,11 @@ def tree_of(path: Path) -> ast.Module:
 
 def statements(node: ast.AST) -> Iterator[ast.AST]:
     """Yields the statements below a node, at any depth; expressions contain none."""
-    for child in ast.iter_child_nodes(node):
-        if not isinstance(child, ast.expr):
-            yield child
-            yield from statements(child)
+    agenda = [node]
+    while agenda:
+        below = [n for n in ast.iter_child_nodes(agenda.pop()) if not isinstance(n, ast.expr)]
+        agenda += below
+        yield from below
 
 
 def modules() -> dict[str, Path]:
@@ -114,6 +115,7 @@ def test_every_entry_of_the_table_exists() -> None:
     assert missing == []
 
 
+@pytest.mark.slow
 def test_no_import_goes_up_or_sideways() -> None:
     layer, known = layers(), modules()
     wrong = []
@@ -169,6 +171,7 @@ def test_tests_share_code_through_helpers_alone() -> None:
     assert wrong == []
 
 
+@pytest.mark.slow
 def test_files_functions_and_lines_are_short() -> None:
     long = []
     for path in sources():

@@ -224,6 +224,7 @@ def test_a_batch_may_be_larger_than_the_training_set() -> None:
     assert seen == Counter(batches.texts() * 40)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("num_samples", "tilt"), [(0, 0.0), (3000, 0.0), (0, 0.7)])
 def test_no_held_out_string_is_ever_trained_on(num_samples: int, tilt: float) -> None:
     batches = Batches(LANGUAGE, num_samples, 512, seed=1, length_tilt=tilt)

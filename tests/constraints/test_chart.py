@@ -63,6 +63,7 @@ def cases() -> list[tuple[str, str, int, dict[int, str]]]:
     ]
 
 
+@pytest.mark.slow
 def test_totals_posteriors_and_best_strings_equal_brute_force() -> None:
     some, none = 0, 0
     for number, (text, symbols, n, known) in enumerate(cases()):
@@ -248,6 +249,7 @@ def test_the_order_of_unlikely_strings_is_kept(gap: float) -> None:
     ]
 
 
+@pytest.mark.slow
 def test_random_grammars_and_canvases_give_strings_of_larks_parser() -> None:
     rng, made, refused = random.Random(7), 0, 0
     for number in range(60):

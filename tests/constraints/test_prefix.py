@@ -70,6 +70,7 @@ def test_allowed_symbols_are_those_with_a_completion(number: int) -> None:
     assert checked > 60
 
 
+@pytest.mark.slow
 def test_random_grammars() -> None:
     rng, used, checked = random.Random(3), 0, 0
     for number in range(15):

@@ -93,6 +93,7 @@ def test_every_q_of_every_history_is_that_of_brute_force(kind: str) -> None:
         assert total_variation(listed, truth) <= 1e-9, case.description
 
 
+@pytest.mark.slow
 def test_drawn_strings_have_the_distribution_of_brute_force() -> None:
     """40,000 draws, 76 strings and the rare ones, threshold at 1e-6.
 
@@ -171,6 +172,7 @@ def test_exact_mode_is_one_forward_pass_over_the_histories(kind: str) -> None:
         assert all(string.calls <= len(string.tokens) for string in made)
 
 
+@pytest.mark.slow
 def test_the_baselines_fail_where_the_exact_proposal_passes() -> None:
     """Shares of cases beyond a total variation of 0.05, over thousands of drawn cases.
 
@@ -221,6 +223,7 @@ def test_silent_tokens_are_a_geometric_series_to_the_position_table() -> None:
     )  # 0.2 * 0.5 and 0.5 * 0.2
 
 
+@pytest.mark.slow
 def test_rejection_draws_from_the_same_distribution() -> None:
     checked = 0
     for number in itertools.count():

@@ -193,6 +193,7 @@ def test_a_tail_covers_the_bytes_after_the_tokens() -> None:
         condition(model, b"ab.", "exact")
 
 
+@pytest.mark.slow
 def test_strings_of_several_prefixes_have_the_right_distribution() -> None:
     checked = 0
     for number in range(200, 260):

@@ -221,6 +221,7 @@ def test_an_aligned_head_is_validated_without_a_causal_mode(tmp_path: Path) -> N
     assert "parses_autoregressive" not in load_denoiser(tmp_path / "last.pt").metrics
 
 
+@pytest.mark.slow
 def test_a_run_of_pieces_from_the_first_step_to_a_completion(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -332,6 +332,7 @@ def derivations(texts: list[str]) -> list[float]:
     return chart.log_total.exp().tolist()
 
 
+@pytest.mark.slow
 def test_every_string_has_one_derivation() -> None:
     rng = random.Random(4)
     drawn = list(Deriver(cfg()).many(rng, 50, 20))

@@ -119,6 +119,7 @@ def test_negative_control_counting_the_pads_of_a_batch_changes_the_logits() -> N
     assert not torch.equal(read(batch, torch.ones_like(inside))[:1], alone)
 
 
+@pytest.mark.slow
 def test_batch_mates_do_not_matter_to_a_real_model(plain: Loaded) -> None:
     canvas = Canvas.template(
         ["(1?2)??1+1??=??", "????", "1+1=1+1=????"],

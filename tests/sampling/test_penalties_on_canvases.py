@@ -305,6 +305,7 @@ def test_the_defaults_change_nothing(name: str, temperature: float) -> None:
             assert torch.equal(a.evaluations, b.evaluations)
 
 
+@pytest.mark.slow
 def test_the_defaults_change_nothing_in_the_tasks(plain: Loaded, pieced: Loaded) -> None:
     for loaded in (plain, pieced):
         for sampler in (SamplerConfig(), SamplerConfig("autoregressive")):

@@ -320,6 +320,7 @@ def payload_with(grammar: object, where: Path) -> Path:
     return where / "x.pt"
 
 
+@pytest.mark.slow
 def test_the_numbers_of_nonterminals_are_the_same_in_every_process(tmp_path: Path) -> None:
     """Seeded draws depend on them, so sets must not decide their order."""
     mine = folder(

@@ -266,6 +266,7 @@ def test_a_look_ahead_at_the_end_sees_the_end_of_the_string() -> None:
     assert not read(",")
 
 
+@pytest.mark.slow
 @both_seeds
 def test_random_grammars_are_read_as_lark_reads_them(seed: int) -> None:
     texts = ["".join(t) for n in range(1, 6) for t in itertools.product("ab ", repeat=n)]

@@ -219,7 +219,6 @@ def test_prompts_that_are_drawn_together_do_not_matter_to_each_other(pieced: Loa
         ("n-grams", 0.8),
         ("tokens", 1.0),
         ("DRY", 0.0),
-        ("all", 0.0),
         ("all", 0.8),
         ("exempt", 1.0),
     ],

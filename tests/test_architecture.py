@@ -7,6 +7,8 @@ import re
 import subprocess
 import sys
 from collections import defaultdict
+from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -40,6 +42,20 @@ def package_of(module: str, known: dict[str, int]) -> str | None:
     return None
 
 
+@cache
+def tree_of(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
+def statements(node: ast.AST) -> Iterator[ast.AST]:
+    """Yields the statements below a node, at any depth; expressions contain none."""
+    agenda = [node]
+    while agenda:
+        below = [n for n in ast.iter_child_nodes(agenda.pop()) if not isinstance(n, ast.expr)]
+        agenda += below
+        yield from below
+
+
 def modules() -> dict[str, Path]:
     """Returns the files of the package and the scripts, by dotted name."""
     files = [*(REPOSITORY / "maskdiff").rglob("*.py"), *REPOSITORY.glob("*.py")]
@@ -60,17 +76,17 @@ def imports(path: Path, known: dict[str, Path]) -> set[str]:
 
     Imports under `TYPE_CHECKING` do not count.
     """
-    tree = ast.parse(path.read_text(encoding="utf-8"))
+    tree = tree_of(path)
     hidden = {
         id(node)
-        for block in ast.walk(tree)
+        for block in statements(tree)
         if isinstance(block, ast.If)
         and isinstance(block.test, ast.Name)
         and block.test.id == "TYPE_CHECKING"
-        for node in ast.walk(block)
+        for node in statements(block)
     }
     found: set[str] = set()
-    for node in ast.walk(tree):
+    for node in statements(tree):
         if id(node) in hidden:
             continue
         if isinstance(node, ast.Import):
@@ -99,6 +115,7 @@ def test_every_entry_of_the_table_exists() -> None:
     assert missing == []
 
 
+@pytest.mark.slow
 def test_no_import_goes_up_or_sideways() -> None:
     layer, known = layers(), modules()
     wrong = []
@@ -154,6 +171,7 @@ def test_tests_share_code_through_helpers_alone() -> None:
     assert wrong == []
 
 
+@pytest.mark.slow
 def test_files_functions_and_lines_are_short() -> None:
     long = []
     for path in sources():
@@ -162,7 +180,7 @@ def test_files_functions_and_lines_are_short() -> None:
         if len(lines) > MAX_FILE_LINES:
             long.append(f"{name}: {len(lines)} lines")
         long += [f"{name}:{i + 1}" for i, line in enumerate(lines) if len(line) > MAX_COLUMNS]
-        for node in ast.walk(ast.parse(text)):
+        for node in statements(tree_of(path)):
             if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
                 docstring = node.body[0] if ast.get_docstring(node) else None
                 documented = (docstring.end_lineno or 0) - docstring.lineno if docstring else 0
@@ -175,7 +193,7 @@ def test_files_functions_and_lines_are_short() -> None:
 def test_a_public_class_is_defined_once() -> None:
     places: dict[str, list[str]] = defaultdict(list)
     for name, path in modules().items():
-        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+        for node in tree_of(path).body:
             if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
                 places[node.name].append(name)
     assert {name: where for name, where in places.items() if len(where) > 1} == {}

@@ -148,7 +148,7 @@ def test_unreadable_files_are_refused(tmp_path: Path) -> None:
         load_config(tmp_path)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=10, deadline=None)
 @given(
     lr=st.floats(1e-8, 10),
     seed=st.integers(0, 2**62),

@@ -252,7 +252,7 @@ def test_any_damage_is_refused_in_one_line_or_harmless(
     tmp_path: Path, whole: Payload, seed: int
 ) -> None:
     clean, outcomes = checkpoint.to_bytes(whole), {"clean": 0, "refused": 0}
-    for rng in cases(150, seed, 2.0):
+    for rng in cases(150, seed):
         if rng.random() < 0.25:
             data = bytes_damaged(clean, rng)
         else:
@@ -310,7 +310,7 @@ def test_a_completion_of_a_model_that_gives_nan_is_an_error() -> None:
 
 @both_seeds
 def test_absurd_weights_give_no_special_tokens(seed: int) -> None:
-    for rng in cases(20, seed, 1.0):
+    for rng in cases(20, seed):
         settings = rng.choice([{}, PIECES, {"use_self_cond": True}, {"use_coupling": True}])
         names = list(tiny_payload(**settings)["weights"])
         verb = rng.choice([name for name in VERBS if settings != PIECES or name == "complete"])

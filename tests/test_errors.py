@@ -65,7 +65,7 @@ def test_invisible_characters_are_escaped_and_joined_emoji_are_not() -> None:
 @both_seeds
 def test_every_message_is_one_bounded_line(seed: int) -> None:
     """Messages have no line end or control character, and short ones are complete."""
-    for rng in cases(2000, seed, 1.0):
+    for rng in cases(2000, seed):
         text = random_text(rng, 400)
         line = one_line(text)
         assert len(line.splitlines()) <= 1

@@ -17,7 +17,7 @@ from maskdiff.errors import GrammarError
 from maskdiff.languages.cfg import compile_grammar, normal_form, read_grammar
 from tests.helpers.grammars import AMBIGUOUS, EQUATION, SMALL, accepts, random_grammar, strings
 
-DRAWS = 100_000
+DRAWS = 40_000
 
 
 def random_emission(
@@ -63,6 +63,7 @@ def cases() -> list[tuple[str, str, int, dict[int, str]]]:
     ]
 
 
+@pytest.mark.slow
 def test_totals_posteriors_and_best_strings_equal_brute_force() -> None:
     some, none = 0, 0
     for number, (text, symbols, n, known) in enumerate(cases()):
@@ -153,7 +154,7 @@ def counted(rows: Tensor) -> dict[tuple[int, ...], int]:
 def test_joint_samples_have_the_distribution_of_the_posterior(
     number: int, known: dict[int, str]
 ) -> None:
-    """Power: probabilities that are off by 7% fail, which is asserted."""
+    """Power: probabilities that are off by 11% fail, which is asserted."""
     text, symbols, n = SMALL[number]
     rules = RuleTensors(compile_grammar(text, symbols))
     emission = random_emission(1, n, symbols, 11 + number, known)
@@ -168,7 +169,7 @@ def test_joint_samples_have_the_distribution_of_the_posterior(
     assert len(weights) >= 4
     assert abs(chi_square_z(counts, weights, DRAWS)) < 4
     skewed = {
-        row: weight * (1.07 if i % 2 else 0.93)
+        row: weight * (1.11 if i % 2 else 0.89)
         for i, (row, weight) in enumerate(sorted(weights.items()))
     }
     assert chi_square_z(counts, skewed, DRAWS) > 5
@@ -248,6 +249,7 @@ def test_the_order_of_unlikely_strings_is_kept(gap: float) -> None:
     ]
 
 
+@pytest.mark.slow
 def test_random_grammars_and_canvases_give_strings_of_larks_parser() -> None:
     rng, made, refused = random.Random(7), 0, 0
     for number in range(60):

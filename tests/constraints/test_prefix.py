@@ -70,9 +70,10 @@ def test_allowed_symbols_are_those_with_a_completion(number: int) -> None:
     assert checked > 60
 
 
+@pytest.mark.slow
 def test_random_grammars() -> None:
     rng, used, checked = random.Random(3), 0, 0
-    for number in range(30):
+    for number in range(15):
         text = random_grammar(rng)
         try:
             grammar = normal_form(read_grammar(text, "abc"), "abc")
@@ -81,8 +82,8 @@ def test_random_grammars() -> None:
         used += 1
         known = {place: rng.choice("abc") for place in range(5) if rng.random() < 0.15}
         checked += walk(text, "abc", 5, known, number, grammar)
-    assert used > 10
-    assert checked > 150
+    assert used > 5
+    assert checked > 75
 
 
 def test_a_selected_mask_is_independent() -> None:

@@ -93,16 +93,17 @@ def test_every_q_of_every_history_is_that_of_brute_force(kind: str) -> None:
         assert total_variation(listed, truth) <= 1e-9, case.description
 
 
+@pytest.mark.slow
 def test_drawn_strings_have_the_distribution_of_brute_force() -> None:
-    """100,000 draws, 76 strings and the rare ones, threshold at 1e-6.
+    """40,000 draws, 76 strings and the rare ones, threshold at 1e-6.
 
-    Power: a divergence sum (q - p)^2 / p of 3e-3 (relative errors of 5.5 %, total variation at most
-    0.03) lies 6 standard deviations beyond it; draws that far off are shown to fail.
+    Power: a divergence sum (q - p)^2 / p of 7.5e-3 (relative errors of 8.7 %, total variation at
+    most 0.05) lies 6 standard deviations beyond it; draws that far off are shown to fail.
     """
     model, prefix, draws = (
         Known(TokenTable((b"a", b"b", b"ab", b"ab", b"", None), (5,)), 4, 8),
         b"ab",
-        100_000,
+        40_000,
     )
     brute = Brute(model, prefix)
     truth, goal = brute.strings(), goal_of(model, prefix)
@@ -122,8 +123,8 @@ def test_drawn_strings_have_the_distribution_of_brute_force() -> None:
         q = p * [next(r for leaf, r in ratio.items() if s[: len(leaf)] == leaf) for s in strings]
         assert abs(q.sum() - sum(made.values())) < 1e-9
         q /= q.sum()  # what is left of its strings, dead ends apart
-        share = math.sqrt(3e-3 / ((q - p) ** 2 / p).sum())
-        assert share < 0.5
+        share = math.sqrt(7.5e-3 / ((q - p) ** 2 / p).sum())
+        assert share < 0.7
         slightly = p + share * (q - p)
         for wrong in (q, slightly):
             drawn = [strings[i] for i in rng.choice(len(strings), size=draws, p=wrong)]
@@ -171,6 +172,7 @@ def test_exact_mode_is_one_forward_pass_over_the_histories(kind: str) -> None:
         assert all(string.calls <= len(string.tokens) for string in made)
 
 
+@pytest.mark.slow
 def test_the_baselines_fail_where_the_exact_proposal_passes() -> None:
     """Shares of cases beyond a total variation of 0.05, over thousands of drawn cases.
 
@@ -221,6 +223,7 @@ def test_silent_tokens_are_a_geometric_series_to_the_position_table() -> None:
     )  # 0.2 * 0.5 and 0.5 * 0.2
 
 
+@pytest.mark.slow
 def test_rejection_draws_from_the_same_distribution() -> None:
     checked = 0
     for number in itertools.count():

@@ -264,6 +264,7 @@ def test_unknown_modes_name_the_nearest() -> None:
         condition(model, b"a", "canonical")
 
 
+@pytest.mark.slow
 def test_a_string_depends_on_its_key_alone() -> None:
     different = 0
     for number in range(4):
@@ -319,6 +320,7 @@ def test_temperature_zero_is_the_likeliest_token_of_q() -> None:
     assert otherwise > 5, SEED
 
 
+@pytest.mark.slow
 def test_temperature_acts_on_q_and_not_on_p() -> None:
     """p(a) p(b | a) = p(ab) = 0.3, so that q is 1/2 at every temperature.
 

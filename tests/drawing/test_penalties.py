@@ -58,6 +58,7 @@ def history_of(
 # ------------------------------------------------------------------------------------- transformers
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_penalties_and_ngrams_are_bit_for_bit_those_of_transformers(dtype: torch.dtype) -> None:
     """A ban that leaves nothing is lifted here and not there.
@@ -216,6 +217,7 @@ def test_dry_gives_the_probabilities_of_llama_cpp(
     assert torch.allclose(shaped.softmax(-1)[0], torch.tensor(expected), atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("base", [2.0, 1.75])
 def test_dry_equals_its_definition(base: float) -> None:
     """On 1,920 contexts over one to four tokens, some of them loops of more than 50.

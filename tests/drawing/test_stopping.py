@@ -318,6 +318,7 @@ def everything(rng: random.Random, table: TokenTable) -> Stopping:
     return Stopping(stops, tokens, rng.choice([0, 0, 4, 7, 12]), period, rng.randint(2, 3))
 
 
+@pytest.mark.slow
 def test_cut_short_equals_decoding() -> None:
     """The same tokens, whole, given or drawn: text and reason, whatever comes first."""
     reasons = []

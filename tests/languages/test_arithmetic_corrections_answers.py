@@ -180,6 +180,7 @@ def located_by_hand(problem: str, answer: str) -> list[bool | None]:
     return labels
 
 
+@pytest.mark.slow
 def test_symbols_are_right_while_the_step_may_still_become_right() -> None:
     seen, ended = {True: 0, False: 0, None: 0}, 0
     for problem, answer in chain.from_iterable(

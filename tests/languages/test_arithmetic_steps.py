@@ -52,6 +52,7 @@ def agree(language: ArithmeticSteps, texts: Iterator[str] | set[str]) -> int:
     return count
 
 
+@pytest.mark.slow
 def test_grammar_parser_and_trees_agree_on_every_short_string() -> None:
     """All texts of `(` and up to 6 symbols, and all within two edits of the shortest string."""
     language = ArithmeticSteps(replace(BASE, operators="+-"))

@@ -175,14 +175,14 @@ def test_the_alphabet_is_printable_ascii() -> None:
 
 def test_the_grammar_and_json_loads_agree_on_edited_documents() -> None:
     rng = random.Random(0)
-    texts = [edited(text, rng) for text in draw_documents(6000, np.random.default_rng(3), 45)]
+    texts = [edited(text, rng) for text in draw_documents(2500, np.random.default_rng(3), 45)]
     verdicts = np.array([is_json(text) for text in texts])
     wrong = [
         text for text, verdict in zip(texts, verdicts, strict=True) if accepted(text) != verdict
     ]
     assert not wrong, wrong[:5]
     assert 0.2 < verdicts.mean() < 0.8
-    assert all(map(accepted, documents()[:500]))
+    assert all(map(accepted, documents()[:200]))
 
 
 def test_the_grammar_and_json_loads_agree_on_every_short_string_of_json_symbols() -> None:
@@ -193,7 +193,7 @@ def test_the_grammar_and_json_loads_agree_on_every_short_string_of_json_symbols(
             text + symbol for text in texts for symbol in ' "\\,:[]{}-+.019eEu' if len(text) < 4
         ]
     texts = sorted(set(texts))
-    sample = random.Random(0).sample(texts, 12_000) + [text for text in texts if is_json(text)]
+    sample = random.Random(0).sample(texts, 5000) + [text for text in texts if is_json(text)]
     assert all(accepted(text) == is_json(text) for text in sample)
     assert all(
         accepted(text) == is_json(text) for text in (f'"\\{symbol}"' for symbol in PRINTABLE_ASCII)
@@ -230,8 +230,8 @@ def test_no_document_has_two_derivations() -> None:
             edited(text, rng) for text in draw_documents(200, np.random.default_rng(4), 40)
         )
         if text
-    ][:96]
-    texts += [re.sub("([]{}:,[])", r"  \1 ", text)[:50] for text in texts[:32]]
+    ][:48]
+    texts += [re.sub("([]{}:,[])", r"  \1 ", text)[:50] for text in texts[:16]]
     emission = torch.full((len(texts), 50, len(PRINTABLE_ASCII)), -torch.inf, dtype=torch.float64)
     for row, text in enumerate(texts):
         emission[row, range(len(text)), [PRINTABLE_ASCII.index(symbol) for symbol in text]] = 0.0

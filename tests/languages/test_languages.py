@@ -330,6 +330,7 @@ def brute_force_ambiguity(low: int, high: int) -> bool:
     return len(set(runs)) < len(runs)
 
 
+@pytest.mark.slow
 def test_ambiguity_is_decided_exactly() -> None:
     ranges = [(low, high) for low in range(0, 16) for high in range(low, 130, 3 if low < 3 else 11)]
     ranges += [(10, 99), (10, 100), (99, 130), (100, 140), (3, 30), (4, 40), (9, 95)]

@@ -123,7 +123,8 @@ def test_vocabulary_sizes_are_checked() -> None:
     assert model_vocabulary(LANGUAGE, ModelConfig()) is LANGUAGE.vocabulary
 
 
-def test_lengths_in_tokens() -> None:
+def test_lengths_in_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("maskdiff.languages.pieces.DRAWS", 4000)
     probs = token_lengths(LANGUAGE, PIECED)
     assert probs.sum() == pytest.approx(1.0)
     counts = [len(row) for row in PIECED.encode_many(training_strings(LANGUAGE))]
@@ -220,8 +221,12 @@ def test_an_aligned_head_is_validated_without_a_causal_mode(tmp_path: Path) -> N
     assert "parses_autoregressive" not in load_denoiser(tmp_path / "last.pt").metrics
 
 
-def test_a_run_of_pieces_from_the_first_step_to_a_completion(tmp_path: Path) -> None:
+@pytest.mark.slow
+def test_a_run_of_pieces_from_the_first_step_to_a_completion(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Two steps, resumed for one more: the checkpoint is complete and its model completes text."""
+    monkeypatch.setattr("maskdiff.languages.pieces.DRAWS", 2000)
     model = ModelConfig(
         n_layer=1,
         k_iter=1,

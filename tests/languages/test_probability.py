@@ -231,6 +231,7 @@ def test_given_its_length_a_string_has_a_probability_below_one() -> None:
     )
 
 
+@pytest.mark.slow
 def test_entropy_floors_are_the_reference_figures() -> None:
     floors = REFERENCE.entropy()
     assert floors["per_token_given_length"] == pytest.approx(0.772, abs=0.003)

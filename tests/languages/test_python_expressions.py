@@ -27,7 +27,12 @@ from maskdiff.languages.cfg import (
     read_grammar,
 )
 from maskdiff.languages.cfg.recognise import Recogniser
-from maskdiff.languages.python_expressions import GRAMMAR, collect_expressions, is_python_expression
+from maskdiff.languages.python_expressions import (
+    GRAMMAR,
+    collect,
+    collect_expressions,
+    is_python_expression,
+)
 from maskdiff.languages.python_expressions.collect import expressions_of, source_files
 from maskdiff.languages.python_expressions.names import FIRST, KEYWORDS, REST, name_pattern
 from maskdiff.languages.vocabulary import PRINTABLE_ASCII
@@ -98,10 +103,10 @@ def derives(text: str) -> bool:
 
 @lru_cache(maxsize=1)
 def real_expressions() -> tuple[str, ...]:
-    """Real expressions of every twelfth file of the standard library, sorted."""
-    files = source_files(Path(sysconfig.get_paths()["stdlib"]))[::12]
-    found = set[str]().union(*(expressions_of(path.read_bytes()) for path in files))
-    return tuple(sorted(filter(is_python_expression, found)))
+    """Real expressions of every twelfth file of the standard library, as they are collected."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(collect, "source_files", lambda folder: source_files(folder)[::12])
+        return collect_expressions.__wrapped__()
 
 
 def compiles(text: str) -> bool:
@@ -119,12 +124,13 @@ def compiles(text: str) -> bool:
 
 
 @pytest.mark.slow
-def test_the_library_gives_tens_of_thousands_of_real_expressions() -> None:
-    texts = collect_expressions()
-    assert 15_000 < len(texts) < 200_000
+def test_the_library_gives_thousands_of_real_expressions() -> None:
+    """A twelfth of its files is collected."""
+    texts = real_expressions()
+    assert 2000 < len(texts) < 20_000
     assert list(texts) == sorted(set(texts))
     assert all(3 <= len(text) <= LONGEST and set(text) <= set(PRINTABLE_ASCII) for text in texts)
-    some = random.Random(0).sample(texts, 5000)
+    some = random.Random(0).sample(texts, 1500)
     assert all(map(is_python_expression, some))
     kinds = {type(ast.parse(text, mode="eval").body) for text in some}
     assert not kinds & {ast.Constant, ast.Name}
@@ -139,7 +145,6 @@ def test_the_library_gives_tens_of_thousands_of_real_expressions() -> None:
         ast.List,
         ast.IfExp,
     } <= kinds
-    assert collect_expressions() is texts
 
 
 def test_expressions_that_are_collected_from_a_file() -> None:
@@ -264,17 +269,17 @@ def test_the_grammar_derives_the_listed_expressions() -> None:
 
 def test_every_derived_string_is_valid() -> None:
     rng, deriver = random.Random(0), Deriver(cfg())
-    texts = set(deriver.many(rng, 2500, 50))
-    assert len(texts) > 1500
+    texts = set(deriver.many(rng, 1200, 50))
+    assert len(texts) > 700
     assert [text for text in texts if not (is_python_expression(text) and compiles(text))] == []
-    assert all(map(derives, random.Random(1).sample(sorted(texts), 1000)))
+    assert all(map(derives, random.Random(1).sample(sorted(texts), 400)))
 
 
 def test_edited_expressions_that_are_derived_are_valid() -> None:
     """An edited real expression that the grammar derives is valid."""
     rng = random.Random(2)
     kept = 0
-    for text in rng.sample(real_expressions(), 800):
+    for text in rng.sample(real_expressions(), 400):
         place = rng.randrange(len(text) + 1)
         edited = (
             text[:place]
@@ -284,11 +289,11 @@ def test_edited_expressions_that_are_derived_are_valid() -> None:
         if derives(edited):
             kept += 1
             assert is_python_expression(edited), edited
-    assert kept > 130
+    assert kept > 60
 
 
 def test_nearly_all_real_expressions_are_derived() -> None:
-    texts = random.Random(3).sample(real_expressions(), 800)
+    texts = random.Random(3).sample(real_expressions(), 400)
     assert sum(map(derives, texts)) / len(texts) > 0.97
 
 
@@ -327,12 +332,13 @@ def derivations(texts: list[str]) -> list[float]:
     return chart.log_total.exp().tolist()
 
 
+@pytest.mark.slow
 def test_every_string_has_one_derivation() -> None:
     rng = random.Random(4)
-    drawn = list(Deriver(cfg()).many(rng, 100, 20))
+    drawn = list(Deriver(cfg()).many(rng, 50, 20))
     real = [
-        text for text in rng.sample(real_expressions(), 500) if len(text) <= 20 and derives(text)
-    ][:100]
+        text for text in rng.sample(real_expressions(), 250) if len(text) <= 20 and derives(text)
+    ][:50]
     listed = [text for text in DERIVED if len(text) <= 20]
     for texts in (drawn, real, listed):
         assert derivations(texts) == pytest.approx([1.0] * len(texts))

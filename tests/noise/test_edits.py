@@ -215,6 +215,7 @@ def exact_corruption(
     return chances
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("max_len", [7, 8])
 def test_the_whole_distribution_of_the_mixed_corruption_by_brute_force(max_len: int) -> None:
     vocabulary, config, n = Vocabulary.of("12=", digit=True), NoiseConfig(), 40_000

@@ -32,8 +32,8 @@ from maskdiff.sampling import (
 from maskdiff.sampling.order import ORDERS, rank
 from tests.helpers.dummies import TINY, Exact, Scrambled, Table, chi_square
 
-# of each length; a deviation with chi-square divergence 0.015 gives z > 3.5 with probability 0.99
-DRAWS = 4000
+# of each length; a deviation with chi-square divergence 0.03 gives z > 3.5 with probability 0.99
+DRAWS = 2000
 
 
 def blank(lengths, seed: int = 0) -> Canvas:

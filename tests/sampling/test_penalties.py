@@ -119,6 +119,7 @@ def test_negative_control_counting_the_pads_of_a_batch_changes_the_logits() -> N
     assert not torch.equal(read(batch, torch.ones_like(inside))[:1], alone)
 
 
+@pytest.mark.slow
 def test_batch_mates_do_not_matter_to_a_real_model(plain: Loaded) -> None:
     canvas = Canvas.template(
         ["(1?2)??1+1??=??", "????", "1+1=1+1=????"],
@@ -148,7 +149,7 @@ def test_a_completion_does_not_depend_on_its_batch(
 ) -> None:
     """Keys together and one by one: tables, both kinds of causal model, and canvases with an
     end."""
-    keys, differ = new_keys(4, torch.Generator().manual_seed(0)), 0
+    keys, differ = new_keys(3, torch.Generator().manual_seed(0)), 0
     shaper = Penalties(SETTINGS[setting], (1,))
     cases = [
         of_table(0),
@@ -218,7 +219,6 @@ def test_prompts_that_are_drawn_together_do_not_matter_to_each_other(pieced: Loa
         ("n-grams", 0.8),
         ("tokens", 1.0),
         ("DRY", 0.0),
-        ("all", 0.0),
         ("all", 0.8),
         ("exempt", 1.0),
     ],

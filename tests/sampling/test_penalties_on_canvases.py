@@ -215,16 +215,14 @@ def test_every_preset_fills_every_canvas_and_keeps_known_tokens(name: str) -> No
     assert torch.equal(made.tokens >= 4, (canvas.tokens >= 4) | (canvas.tokens == TINY.mask))
 
 
-@pytest.mark.parametrize(
-    "setting, temperature", [("n-grams", 1.0), ("n-grams", 0.7), ("tokens", 0.0), ("all", 0.7)]
-)
+@pytest.mark.parametrize("setting, temperature", [("n-grams", 1.0), ("tokens", 0.0), ("all", 0.7)])
 def test_under_a_grammar_everything_still_parses(setting: str, temperature: float) -> None:
     """The grammar forces repetitions that are banned.
 
     Bans give way, to the grammar and not to anything.
     """
     grammar = GrammarConstraint(compile_grammar(GRAMMAR, SYMBOLS), TINY)
-    canvas = prompts(["?" * 17, "(???????)=??2", "(0+(0+(0+?)))=0"])
+    canvas = prompts(["?" * 9, "(???????)=??2", "(0+(0+?))=0"])
     for name in (
         "autoregressive",
         "predictive",
@@ -307,6 +305,7 @@ def test_the_defaults_change_nothing(name: str, temperature: float) -> None:
             assert torch.equal(a.evaluations, b.evaluations)
 
 
+@pytest.mark.slow
 def test_the_defaults_change_nothing_in_the_tasks(plain: Loaded, pieced: Loaded) -> None:
     for loaded in (plain, pieced):
         for sampler in (SamplerConfig(), SamplerConfig("autoregressive")):

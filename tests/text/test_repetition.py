@@ -129,6 +129,7 @@ def test_adjacent_duplicates_equal_their_definition(word: str) -> None:
 # -------------------------- loops
 
 
+@pytest.mark.slow
 @given(BINARY, st.integers(1, 8), st.integers(2, 4))
 @settings(max_examples=400, deadline=None)
 def test_loops_equal_their_definition(word: str, max_period: int, repeats: int) -> None:

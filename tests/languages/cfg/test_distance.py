@@ -53,6 +53,7 @@ def test_the_least_cost_is_that_of_the_best_of_all_strings(number: int, costs: E
     assert compared > 60
 
 
+@pytest.mark.slow
 def test_within_two_edits_on_a_thousand_short_cases() -> None:
     """Each string of the grammar, edited once or twice, against all strings within two edits."""
     text, symbols, longest = SMALL[1]

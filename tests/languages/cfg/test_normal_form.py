@@ -106,6 +106,7 @@ EBNF = """
 """
 
 
+@pytest.mark.slow
 def test_lark_notation_is_read_as_lark_reads_it() -> None:
     symbols = "[],()!abckKxyz"
     grammar = compile_grammar(EBNF, symbols)
@@ -121,6 +122,7 @@ def test_lark_notation_is_read_as_lark_reads_it() -> None:
     assert inside > 10
 
 
+@pytest.mark.slow
 def test_random_grammars_agree_with_larks_parser() -> None:
     rng, compared, rejected = random.Random(1), 0, 0
     for _ in range(75):

@@ -38,6 +38,7 @@ def random_grammars() -> tuple[NormalForm, ...]:
     return tuple(found)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("text", "symbols", "longest"), SMALL)
 def test_every_short_string_is_judged_as_lark_does(text: str, symbols: str, longest: int) -> None:
     recogniser = Recogniser(compile_grammar(text, symbols))

@@ -158,7 +158,6 @@ def test_one_character_is_taken_as_re_takes_it(pattern: str, flags: int) -> None
         (".*(?<=a.{20})", "more than 10000 states"),
         ("(?=.*a)(?=.*b)(?=.*1)(?=.*(?:a|b).{7}).*", ""),
         ("(?:a(?=b)|" * 1500 + "a" + ")*" * 1500, "nested too deeply"),
-        ("(?:" + "a(?=b)|" * 1500 + "b)*", "more than 1500000 steps"),
         ("(a?){3000}", "more than 1500000 steps"),
         ("(?!" * 200 + ".*a" + ")" * 200, ""),
         ("(?:a" * 40 + ")*" * 40, ""),

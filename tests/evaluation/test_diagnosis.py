@@ -72,12 +72,11 @@ def test_probe_distinguishes_the_twins_without_their_configuration(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", [12, 13])
-def test_probe_distinguishes_the_twins_on_other_seeds(seed: int, tmp_path: Path) -> None:
+def test_probe_distinguishes_the_twins_on_another_seed(tmp_path: Path) -> None:
     for name in MISTAKES:
         folder = tmp_path / name
         folder.mkdir()
-        assert probe_endings(trained(folder, seed, name), 40, seed, times=3).cause == name
+        assert probe_endings(trained(folder, 12, name), 40, 12, times=3).cause == name
 
 
 @pytest.mark.slow

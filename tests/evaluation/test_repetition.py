@@ -214,7 +214,7 @@ def test_rows_of_a_length_conditioned_model(
 ) -> None:
     monkeypatch.setattr(repetition, "PRESETS_SWEPT", ("entropy", "naive", "coupled"))
     monkeypatch.setattr(repetition, "STEPS", (1, 0))
-    rows = suites.run_suites([Subject(tiny_loaded())], Plan(num_samples=6), ["repetition"]).rows
+    rows = suites.run_suites([Subject(tiny_loaded())], Plan(num_samples=3), ["repetition"]).rows
     assert {row.sampler for row in rows} == {"entropy", "naive"}  # this model has no noise input
     at_once = pick(
         [row for row in rows if row.sampler == "entropy"],
@@ -231,6 +231,6 @@ def test_rows_of_a_length_conditioned_model(
     assert at_once.value > 5
     assert one_by_one.value == 1.0
     assert pick(rows, "parses", steps=1, temperature=1.0, grammar=True).value == 1.0
-    assert [path.name for path in plots.write_plots(Report(rows, {"samples": 6}), tmp_path)] == [
+    assert [path.name for path in plots.write_plots(Report(rows, {"samples": 3}), tmp_path)] == [
         "collapse.png"
     ]

@@ -74,7 +74,7 @@ def test_truth_can_be_switched_off(loaded: Loaded) -> None:
 def test_certain_symbols_never_change(loaded: Loaded) -> None:
     """Check random spans of random strings; without marks some symbol does change."""
     rng, broken = random.Random(3), 0
-    for text in damaged(loaded, 8, 2, "0123456789"):
+    for text in damaged(loaded, 5, 2, "0123456789"):
         first = rng.randrange(len(text))
         span = (first, min(len(text), first + rng.randint(1, 3)))
         marked = set(range(*span))
@@ -145,7 +145,7 @@ def test_unsatisfiable_constraints_fail_their_string_only(loaded: Loaded) -> Non
 def test_max_edits_limits_the_edits(loaded: Loaded, method: str) -> None:
     """Edits are within the limit, by an independent count; an error names a limit that suffices."""
     refused = 0
-    for text in (text for text in damaged(loaded, 16, 4) if "?" not in text):
+    for text in (text for text in damaged(loaded, 8, 4) if "?" not in text):
         for most in (0, 1, 2):
             (result,) = tasks.repair(
                 loaded, [text], method=method, grammar=True, max_edits=most, beam=4
@@ -160,7 +160,7 @@ def test_max_edits_limits_the_edits(loaded: Loaded, method: str) -> None:
                     loaded, [text], method=method, grammar=True, max_edits=needed, beam=4
                 )
                 assert metrics.edit_distance(text, enough.text) == needed
-    assert refused > 5
+    assert refused > 3
     (free,) = tasks.repair(loaded, ["(+??)=12"], grammar=True, max_edits=0)
     assert free.parses
     assert edit_cost(free.edits or ()) == 0
@@ -216,8 +216,8 @@ def test_two_wrong_digits_beside_a_certain_value(loaded: Loaded) -> None:
                 )
             if loaded.language.parses(text):
                 texts.append(text)
-    assert len(texts) > 10
-    for text in texts[:10]:
+    assert len(texts) > 6
+    for text in texts[:6]:
         value = (text.index("=") + 1, len(text))
         (result,) = tasks.repair(loaded, [text], holds=True, certain=[value], beam=4)
         assert result.holds, text
@@ -230,10 +230,10 @@ def test_two_wrong_digits_beside_a_certain_value(loaded: Loaded) -> None:
 def test_number_of_answers_does_not_change_them() -> None:
     """Use a trained model, whose unconstrained beam often parses."""
     trained = load_denoiser(CHECKPOINTS / "best.pt", "cpu")
-    texts = ["(+4(+830)10)=13", "(+(*6(+27))((1+(*71)(+34)))=63", "(*55)=49"]
+    texts = ["(+4(+830)10)=13", "(*55)=49"]
     for settings in ({"grammar": True}, {"holds": True}, {"grammar": True, "max_edits": 4}):
         one, five = (
-            tasks.repair(trained, texts, beam=8, top=top, **settings)  # type: ignore[arg-type]
+            tasks.repair(trained, texts, beam=4, top=top, **settings)  # type: ignore[arg-type]
             for top in (1, 5)
         )
         assert [result.text for result in one] == [result.text for result in five]

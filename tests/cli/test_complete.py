@@ -24,6 +24,7 @@ def run_main(capsys: pytest.CaptureFixture[str], *argv: str) -> tuple[int, str, 
     return status, out, err
 
 
+@pytest.mark.slow
 def test_the_command_prints_columns_objects_and_streams(
     capsys: pytest.CaptureFixture[str], checkpoint: str
 ) -> None:
@@ -54,6 +55,7 @@ def test_the_command_prints_columns_objects_and_streams(
         assert "".join(deltas) == rows[number][0]
 
 
+@pytest.mark.slow
 def test_requests_are_numbered_and_samples_within_them(
     capsys: pytest.CaptureFixture[str], checkpoint: str
 ) -> None:

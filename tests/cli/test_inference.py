@@ -139,6 +139,7 @@ def test_edit_with_holds_gives_true_strings(
     assert "raise the bound" in err
 
 
+@pytest.mark.slow
 def test_edit_replaces_a_span(capsys: pytest.CaptureFixture[str], checkpoint: str) -> None:
     for extra in ([], ["--grammar"], ["--holds"], ["--sampler", "maskgit", "--seed", "3"]):
         argv = [
@@ -309,6 +310,7 @@ def command(checkpoint: str, *argv: str) -> list[str]:
     ]
 
 
+@pytest.mark.slow
 def test_second_process_reads_standard_input(checkpoint: str) -> None:
     done = subprocess.run(
         command(checkpoint, "edit", "--input", "-", "--json"),
@@ -320,6 +322,7 @@ def test_second_process_reads_standard_input(checkpoint: str) -> None:
     assert (done.returncode, len(rows), done.stderr) == (2, 2, b"")
 
 
+@pytest.mark.slow
 def test_second_process_with_a_closed_pipe_ends_quietly(checkpoint: str) -> None:
     with subprocess.Popen(
         command(checkpoint, "generate", "--num", "2000", "--steps", "1", "--json"),
@@ -335,6 +338,7 @@ def test_second_process_with_a_closed_pipe_ends_quietly(checkpoint: str) -> None
     assert err == b""
 
 
+@pytest.mark.slow
 def test_second_process_reports_a_full_disk(checkpoint: str) -> None:
     if not Path("/dev/full").exists():
         pytest.skip("no /dev/full on this system")

@@ -128,6 +128,7 @@ def trained(capsys: pytest.CaptureFixture[str], *argv: str) -> tuple[str, str]:
     return out, err
 
 
+@pytest.mark.slow
 def test_flags_of_a_resumed_run_override_its_configuration(
     capsys: pytest.CaptureFixture[str], empty_folder: Path
 ) -> None:

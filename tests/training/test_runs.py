@@ -98,6 +98,7 @@ def stopped(trainer: Trainer, step: int) -> None:
     assert trainer.run().step == step
 
 
+@pytest.mark.slow
 def test_a_run_resumes_with_its_corpus_at_another_path_or_in_another_order(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -98,9 +98,10 @@ OF_TWO: dict[str, object] = {"use_coupling": True, "dropout": 0.1, "shards": 4}
 # Two processes of a group without a launcher, which share one import of torch.
 PAIR = """
 import os, sys
+import torch._dynamo
 from maskdiff.cli import train
 from maskdiff.cli.arguments import run_cli
-from maskdiff.training import distributed, loop
+from maskdiff.training import loop
 
 processes = []
 for rank in range(2):

@@ -34,6 +34,7 @@ RUNS: dict[str, dict[str, object]] = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", RUNS)
 def test_resumed_equals_uninterrupted_bit_for_bit(tmp_path: Path, name: str) -> None:
     config = tiny(**RUNS[name])
@@ -58,6 +59,7 @@ def test_another_seed_gives_other_weights(tmp_path: Path) -> None:
     assert not same_tensors(a, b)
 
 
+@pytest.mark.slow
 def test_other_shards_are_the_same_run_up_to_rounding(tmp_path: Path) -> None:
     """Rounding differs (the negative control of the test above) and stays small at first."""
     for shards in (1, 2, 5):
@@ -96,6 +98,7 @@ def test_a_signal_that_a_launcher_repeats_counts_once(
             signal.raise_signal(signal.SIGINT)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("save_interval", [2, 500])
 def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_state(
     tmp_path: Path, save_interval: int
@@ -151,6 +154,7 @@ def record_validation_steps(trainer: Trainer) -> list[int]:
     return steps
 
 
+@pytest.mark.slow
 def test_a_run_interrupted_in_validation_resumes_without_loss(tmp_path: Path) -> None:
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     Trainer(tiny(save_interval=500), whole).run()
@@ -189,6 +193,7 @@ def test_a_validation_is_not_repeated_on_resume(tmp_path: Path) -> None:
     assert (steps, nothing) == ([12], [])
 
 
+@pytest.mark.slow
 def test_best_is_chosen_by_validation_and_tensorboard_has_all_metrics(tmp_path: Path) -> None:
     trainer = Trainer(tiny(max_iters=24, live_samples=4), tmp_path)
     seen = []
@@ -220,6 +225,7 @@ def test_best_is_chosen_by_validation_and_tensorboard_has_all_metrics(tmp_path: 
     assert any(tag.startswith("samples/autoregressive") for tag in events.Tags()["tensors"])
 
 
+@pytest.mark.slow
 def test_training_learns_and_validation_stays_above_the_entropy_floor(tmp_path: Path) -> None:
     config = tiny(max_iters=80, eval_interval=80, n_embd=32, batch_size=32)
     progress = Trainer(config, tmp_path).run()

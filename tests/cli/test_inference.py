@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import subprocess
 import sys
@@ -310,16 +311,13 @@ def command(checkpoint: str, *argv: str) -> list[str]:
     ]
 
 
-@pytest.mark.slow
-def test_second_process_reads_standard_input(checkpoint: str) -> None:
-    done = subprocess.run(
-        command(checkpoint, "edit", "--input", "-", "--json"),
-        input=b"(+??)=12\nbad\n",
-        capture_output=True,
-        timeout=120,
-    )
-    rows = [json.loads(line) for line in done.stdout.splitlines()]
-    assert (done.returncode, len(rows), done.stderr) == (2, 2, b"")
+def test_standard_input_is_read(
+    capsys: pytest.CaptureFixture[str], checkpoint: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"(+??)=12\nbad\n")))
+    argv = ["edit", "--input", "-", "--json", "--checkpoint", checkpoint]
+    status, out, err = run_main(capsys, *argv)
+    assert (status, len(out.splitlines()), err) == (2, 2, "")
 
 
 @pytest.mark.slow

@@ -178,6 +178,7 @@ def test_tables_show_values_intervals_and_baselines() -> None:
     assert "generation, parses by length" in markdown
 
 
+@pytest.mark.slow
 def test_plots_are_drawn_from_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("matplotlib")
     written = plots.write_plots(sample_report(), tmp_path)
@@ -195,6 +196,7 @@ def test_plots_are_drawn_from_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 # ------------------------------------------------------------------------------------- command line
 
 
+@pytest.mark.slow
 def test_the_command_line_end_to_end(
     tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -240,6 +242,7 @@ def test_the_command_line_end_to_end(
     assert "# Benchmark" in (tmp_path / "o.md").read_text()
 
 
+@pytest.mark.slow
 def test_several_checkpoints_are_reported_together(
     tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -284,6 +287,7 @@ def test_outputs_are_checked_before_measuring(
     assert "cannot write" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_every_planned_measurement_is_shown(tiny: Path) -> None:
     flags = [
         "--num_samples",
@@ -369,6 +373,7 @@ def test_default_samplers_without_flags(tiny: Path) -> None:
     assert set(suites.SUITES) >= {"generation", "repair", "editing", "likelihood", "speed"}
 
 
+@pytest.mark.slow
 def test_grammar_flag_measures_every_sampler_with_and_without_it(
     tiny: Path, tmp_path: Path
 ) -> None:

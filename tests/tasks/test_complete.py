@@ -236,6 +236,7 @@ def brute_joint(loaded: Loaded, n: int, prefix: str, suffix: str) -> dict[str, f
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("prefix, suffix", [("9", "=4"), ("(+", "5"), ("", "=45")])
 def test_a_suffix_is_conditioned_on_exactly(prefix: str, suffix: str) -> None:
     """All strings of at most 3 tokens by brute force: Z, and log-probabilities of draws."""
@@ -302,6 +303,7 @@ def test_every_completion_begins_with_what_was_typed(
             assert result.score < 0
 
 
+@pytest.mark.slow
 def test_results_do_not_depend_on_the_batch_nor_on_other_lines(pieced: Loaded) -> None:
     texts: list[str | DataError] = ["(+3", DataError("no text"), PREFIX]
     one = tasks.complete(pieced, texts, num=5, seed=7)

@@ -21,6 +21,7 @@ def loaded() -> Loaded:
     return tiny_loaded()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "settings", [{}, {"grammar": True}, {"sampler": MASKGIT}, {"sampler": MASKGIT, "grammar": True}]
 )
@@ -58,6 +59,7 @@ def test_rewrite_keeps_both_sides(
     assert result.parses or not settings.get("grammar")
 
 
+@pytest.mark.slow
 def test_the_best_length_maximises_likelihood_times_length_prior(loaded: Loaded) -> None:
     lengths = range(3, 8)
     each = [
@@ -134,6 +136,7 @@ def test_equal_seeds_give_equal_results(loaded: Loaded) -> None:
     assert made(0, MASKGIT) != made(1, MASKGIT)
 
 
+@pytest.mark.slow
 def test_impossible_spans_are_reported_per_text(loaded: Loaded) -> None:
     long, outside, fine = tasks.rewrite(
         loaded, [GOOD, "5=5", GOOD], replace=(2, 7), length=(60, 70)

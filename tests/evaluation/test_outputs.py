@@ -25,6 +25,7 @@ from maskdiff.sampling.stage import Chain, Sampler
 from tests.helpers.evaluation import run_benchmark, save_tiny
 from tests.helpers.streams import closed_pipe
 
+pytestmark = pytest.mark.usefixtures("few_references")
 QUICK = [
     "--num_samples",
     "4",

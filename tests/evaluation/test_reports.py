@@ -18,6 +18,8 @@ from maskdiff.evaluation.rows import Row, RowGroup, make_row
 from maskdiff.metrics import Estimate, Unit
 from tests.helpers.evaluation import run_benchmark, save_tiny
 
+pytestmark = pytest.mark.usefixtures("few_references")
+
 
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:

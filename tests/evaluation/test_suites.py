@@ -120,6 +120,7 @@ def test_generation_rows_are_complete_and_right() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("few_references")
 def test_generation_within_a_length_range() -> None:
     plan = Plan(num_samples=10, lengths=(40, 62), samplers=(SamplerConfig("random", steps=2),))
     run = SuiteRun("generation", subject(Uniform()), plan, seen=lambda text: True)

@@ -73,6 +73,7 @@ def test_probe_distinguishes_the_twins_without_their_configuration(
 
 @pytest.mark.slow
 def test_probe_distinguishes_the_twins_on_another_seed(tmp_path: Path) -> None:
+    """Training and probe have the seed 12."""
     for name in MISTAKES:
         folder = tmp_path / name
         folder.mkdir()

@@ -81,7 +81,6 @@ def test_a_device_is_written_to_and_not_replaced(tmp_path: Path) -> None:
     os.close(reader)
 
 
-@pytest.mark.slow
 def test_one_bad_output_does_not_prevent_the_others(
     tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -105,7 +104,6 @@ def test_a_closed_standard_output_does_not_prevent_the_files(tiny: Path, tmp_pat
     assert measured(tmp_path / "o.json")
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(("after", "left"), [(1, True), (0, False)])
 def test_an_interruption_keeps_the_finished_rows(
     after: int,
@@ -156,7 +154,6 @@ def test_the_same_file_is_measured_once(
     assert [s.name for s in subjects] == names
 
 
-@pytest.mark.slow
 def test_the_shipped_checkpoint_is_found_from_anywhere(
     tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -172,7 +169,6 @@ def test_the_shipped_checkpoint_is_found_from_anywhere(
     assert str(home) in capsys.readouterr().out
 
 
-@pytest.mark.slow
 def test_a_model_without_an_input_is_left_out(
     tiny: Path, coupled_checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

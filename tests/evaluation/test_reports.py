@@ -198,7 +198,6 @@ def test_plots_are_drawn_from_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 # ------------------------------------------------------------------------------------- command line
 
 
-@pytest.mark.slow
 def test_the_command_line_end_to_end(
     tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -244,7 +243,6 @@ def test_the_command_line_end_to_end(
     assert "# Benchmark" in (tmp_path / "o.md").read_text()
 
 
-@pytest.mark.slow
 def test_several_checkpoints_are_reported_together(
     tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -289,7 +287,6 @@ def test_outputs_are_checked_before_measuring(
     assert "cannot write" in capsys.readouterr().err
 
 
-@pytest.mark.slow
 def test_every_planned_measurement_is_shown(tiny: Path) -> None:
     flags = [
         "--num_samples",

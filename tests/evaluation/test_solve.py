@@ -37,7 +37,6 @@ def rows(subject: Subject) -> list[Row]:
         patch.setattr(suite, "strategy_sweep", lambda: settings)
         patch.setattr(suite, "CLOSER", ("checker",))
         patch.setattr(suite, "CLOSED_STEPS", 6)
-        patch.setattr(suite, "CLOSED_PROBLEMS", 4)
         return rows_of(suite.solve_suite, subject, PLAN)
 
 

@@ -53,6 +53,7 @@ def rows(capsys: pytest.CaptureFixture[str], *argv: str) -> list[dict[str, Any]]
     return [json.loads(line) for line in out.splitlines()]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "given", [GENERATE, (*GENERATE[:-1], "--sampler", "maskgit", "--checkpoint"), COMPLETE]
 )
@@ -125,6 +126,7 @@ def test_every_finish_reason_is_reported(
         assert row["finish_reason"] in ("length", "eos")
 
 
+@pytest.mark.slow
 def test_first_complete_string_ends_the_output(
     capsys: pytest.CaptureFixture[str], checkpoint: str
 ) -> None:
@@ -143,6 +145,7 @@ def test_first_complete_string_ends_the_output(
     assert changed >= 2
 
 
+@pytest.mark.slow
 def test_flags_override_a_settings_file(
     capsys: pytest.CaptureFixture[str], checkpoint: str, tmp_path: Path
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import subprocess
 import sys
@@ -139,6 +140,7 @@ def test_edit_with_holds_gives_true_strings(
     assert "raise the bound" in err
 
 
+@pytest.mark.slow
 def test_edit_replaces_a_span(capsys: pytest.CaptureFixture[str], checkpoint: str) -> None:
     for extra in ([], ["--grammar"], ["--holds"], ["--sampler", "maskgit", "--seed", "3"]):
         argv = [
@@ -309,17 +311,16 @@ def command(checkpoint: str, *argv: str) -> list[str]:
     ]
 
 
-def test_second_process_reads_standard_input(checkpoint: str) -> None:
-    done = subprocess.run(
-        command(checkpoint, "edit", "--input", "-", "--json"),
-        input=b"(+??)=12\nbad\n",
-        capture_output=True,
-        timeout=120,
-    )
-    rows = [json.loads(line) for line in done.stdout.splitlines()]
-    assert (done.returncode, len(rows), done.stderr) == (2, 2, b"")
+def test_standard_input_is_read(
+    capsys: pytest.CaptureFixture[str], checkpoint: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"(+??)=12\nbad\n")))
+    argv = ["edit", "--input", "-", "--json", "--checkpoint", checkpoint]
+    status, out, err = run_main(capsys, *argv)
+    assert (status, len(out.splitlines()), err) == (2, 2, "")
 
 
+@pytest.mark.slow
 def test_second_process_with_a_closed_pipe_ends_quietly(checkpoint: str) -> None:
     with subprocess.Popen(
         command(checkpoint, "generate", "--num", "2000", "--steps", "1", "--json"),
@@ -335,6 +336,7 @@ def test_second_process_with_a_closed_pipe_ends_quietly(checkpoint: str) -> None
     assert err == b""
 
 
+@pytest.mark.slow
 def test_second_process_reports_a_full_disk(checkpoint: str) -> None:
     if not Path("/dev/full").exists():
         pytest.skip("no /dev/full on this system")

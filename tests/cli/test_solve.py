@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import os
-import subprocess
 import sys
 from pathlib import Path
 
@@ -19,7 +17,7 @@ from maskdiff.config import BackendConfig
 from maskdiff.errors import ConfigError
 from maskdiff.stepwise import backends
 from maskdiff.stepwise.protocol import Capabilities, StepBackend
-from tests.helpers.paths import CHECKPOINTS, REPOSITORY
+from tests.helpers.paths import CHECKPOINTS
 from tests.helpers.step_trees import read, value_of
 from tests.helpers.stepwise import (
     STEPS,
@@ -30,6 +28,7 @@ from tests.helpers.stepwise import (
     solve,
     solver_script,
 )
+from tests.helpers.streams import closed_pipe
 
 FIELDS = {
     "schema", "verb", "index", "input", "text", "answer", "correct", "first_wrong", "steps",
@@ -357,41 +356,12 @@ def test_command_has_local_backends_and_a_default_checkpoint() -> None:
     assert solve_command.CHECKPOINT == "arithmetic-steps.pt"
 
 
-def test_a_closed_pipe_ends_quietly(folder: Path, tmp_path: Path) -> None:
-    """A second process ends quietly if its reader closes the pipe after the first answer."""
+def test_a_closed_pipe_ends_quietly(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     (tmp_path / "many.txt").write_text(f"{EASY}\n" * 3000)
-    ours = [
-        sys.executable,
-        "inference.py",
-        "solve",
-        "--input",
-        str(tmp_path / "many.txt"),
-        "--checkpoint",
-        str(folder / "steps.pt"),
-    ]
-    ours += [
-        "--strategy",
-        "greedy",
-        "--max_steps",
-        "1",
-        "--max_step_tokens",
-        "2",
-        "--show",
-        "--threads",
-        "1",
-    ]
-    environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
-    with subprocess.Popen(
-        ours,
-        cwd=REPOSITORY,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=environment,
-    ) as process:
-        assert process.stdout is not None
-        assert process.stderr is not None
-        assert process.stdout.readline() == f"{EASY}\n"
-        process.stdout.close()
-        assert process.stderr.read() == ""
-        assert process.wait(60) == 141
+    argv = ["solve", "--input", str(tmp_path / "many.txt"), "--strategy", "greedy", "--show"]
+    argv += ["--max_steps", "1", "--max_step_tokens", "2"]
+    with closed_pipe():
+        assert run_cli(inference.main, [*argv, "--checkpoint", str(folder / "steps.pt")]) == 141
+    assert capsys.readouterr().err == ""

@@ -48,6 +48,7 @@ def test_help_imports_neither_torch_nor_numpy(module: str) -> None:
     assert not {"torch", "numpy"} & modules_after(module, "--help")
 
 
+@pytest.mark.slow
 def test_repair_imports_only_the_modules_it_uses() -> None:
     loaded = modules_after("maskdiff.cli.inference", "repair", "(1+2=3")
     assert "maskdiff.tasks.repairing" in loaded

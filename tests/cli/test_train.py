@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shlex
 import subprocess
@@ -10,9 +11,11 @@ from pathlib import Path
 
 import pytest
 
+from maskdiff import checkpoint
 from maskdiff.cli import train as train_universal
 from maskdiff.cli.arguments import run_cli
 from tests.helpers.paths import REPOSITORY
+from tests.helpers.streams import closed_pipe
 
 
 @pytest.fixture(autouse=True)
@@ -125,6 +128,7 @@ def trained(capsys: pytest.CaptureFixture[str], *argv: str) -> tuple[str, str]:
     return out, err
 
 
+@pytest.mark.slow
 def test_flags_of_a_resumed_run_override_its_configuration(
     capsys: pytest.CaptureFixture[str], empty_folder: Path
 ) -> None:
@@ -169,8 +173,6 @@ def test_the_last_lines_name_the_files_that_exist(
         == "benchmark it with: python benchmark.py --checkpoint 'my run/best.pt'"
     )
     assert "validation_loss" in err
-    from maskdiff import checkpoint
-
     last = checkpoint.load(
         "my run/last.pt"
     )  # as if it had been stopped before its first validation
@@ -192,30 +194,26 @@ def test_the_last_lines_name_the_files_that_exist(
 
 
 @pytest.mark.slow
-def test_closed_streams_do_not_stop_training(empty_folder: Path) -> None:
-    line = [
-        sys.executable,
-        str(REPOSITORY / "train_universal.py"),
-        *TINY,
-        "--max_iters",
-        "3",
-        "--eval_interval",
-        "1",
-    ]
-    for name, redirection, status in (
-        ("out", "| true", 141),
-        ("both", "2>&1 | true", 141),
-        ("err", "2>/dev/full", 0),
-    ):
-        shell = shlex.join([*line, "--name", name]) + f" {redirection}; exit ${{PIPESTATUS[0]}}"
-        done = subprocess.run(
-            ["bash", "-c", shell], capture_output=True, text=True, timeout=120, cwd=empty_folder
-        )
-        assert (done.returncode, "Traceback" in done.stderr) == (status, False), done.stderr
-        from maskdiff import checkpoint
-
-        assert checkpoint.load(empty_folder / "runs" / name / "best.pt")["provenance"]["step"] >= 1
-        assert checkpoint.load(empty_folder / "runs" / name / "last.pt")["provenance"]["step"] == 3
+def test_closed_streams_do_not_stop_training(
+    empty_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Both streams close in a second process, one of them in this process."""
+    argv = [*TINY, "--max_iters", "3", "--eval_interval", "1", "--name"]
+    line = shlex.join([sys.executable, str(REPOSITORY / "train_universal.py"), *argv, "both"])
+    shell = ["bash", "-c", f"{line} 2>&1 | true; exit ${{PIPESTATUS[0]}}"]
+    assert subprocess.run(shell, timeout=120, cwd=empty_folder).returncode == 141
+    with closed_pipe():
+        assert run_cli(train_universal.main, [*argv, "out"]) == 141
+    assert "Traceback" not in capsys.readouterr().err
+    full = open("/dev/full", "w", buffering=1)  # noqa: SIM115 - closing it fails, too
+    with contextlib.redirect_stderr(full):
+        assert run_cli(train_universal.main, [*argv, "err"]) == 0
+    with contextlib.suppress(OSError):
+        full.close()
+    for name in ("both", "out", "err"):
+        best, last = (checkpoint.load(f"runs/{name}/{file}.pt") for file in ("best", "last"))
+        assert best["provenance"]["step"] >= 1
+        assert last["provenance"]["step"] == 3
 
 
 def test_a_closed_standard_output_is_refused_at_once(empty_folder: Path) -> None:

@@ -32,17 +32,17 @@ from maskdiff.evaluation.rows import Plan, Row, Subject
 from tests.helpers.evaluation import pick, rows_of
 from tests.helpers.tiny import PIECES, tiny_loaded
 
-PLAN = Plan(num_samples=3, typed=(5, 12))
+PLAN = Plan(num_samples=2, typed=(5, 12))
 
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in {
-        "TABLES": 6,
-        "TABLE_DRAWS": 2000,
-        "SCORED": 2,
-        "COMPARED": 2,
-        "REJECTIONS": 2,
+        "TABLES": 3,
+        "TABLE_DRAWS": 500,
+        "SCORED": 1,
+        "COMPARED": 1,
+        "REJECTIONS": 1,
         "MOST": 64,
     }.items():
         monkeypatch.setattr(suite, name, value)

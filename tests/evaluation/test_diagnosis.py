@@ -32,7 +32,7 @@ from tests.helpers.tiny import PIECES, tiny_checkpoint, tiny_loaded
 
 TWIN = {
     "max_depth": 1, "max_int": 9, "max_len": 28, "causal_length": False, "n_embd": 32,
-    "n_layer": 1, "k_iter": 2, "num_samples": 0, "batch_size": 64, "max_iters": 120,
+    "n_layer": 1, "k_iter": 2, "num_samples": 0, "batch_size": 32, "max_iters": 100,
     "warmup_iters": 20, "ema": 0.95, "causal_share": 1.0, "repair_share": 0.0,
     "skeleton_share": 0.0, "eval_interval": 10**6, "save_interval": 10**6, "live_samples": 0,
     "eval_samples": 8,
@@ -72,25 +72,25 @@ def test_probe_distinguishes_the_twins_without_their_configuration(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", [12, 13])
-def test_probe_distinguishes_the_twins_on_other_seeds(seed: int, tmp_path: Path) -> None:
+def test_probe_distinguishes_the_twins_on_another_seed(tmp_path: Path) -> None:
+    """Training and probe have the seed 12."""
     for name in MISTAKES:
         folder = tmp_path / name
         folder.mkdir()
-        assert probe_endings(trained(folder, seed, name), 40, seed, times=3).cause == name
+        assert probe_endings(trained(folder, 12, name), 40, 12, times=3).cause == name
 
 
 @pytest.mark.slow
 def test_a_measured_model_overrides_its_configuration(twins: dict[str, Loaded]) -> None:
     configs = {name: loaded.config for name, loaded in twins.items()}
     for name, loaded in twins.items():
-        honest = diagnose(configs[name], PLAIN, loaded, 20)
+        honest = diagnose(configs[name], PLAIN, loaded, 10)
         assert causes(honest)[:1] == ([] if name == "healthy" else [name])
         lied = diagnose(
-            configs["healthy"], PLAIN, loaded, 20
+            configs["healthy"], PLAIN, loaded, 10
         )  # the data itself had no ends, and no setting states it
         assert causes(lied)[:1] == causes(honest)[:1]
-    wrong = diagnose(configs["end_not_taught"], PLAIN, twins["packed_answers"], 20)
+    wrong = diagnose(configs["end_not_taught"], PLAIN, twins["packed_answers"], 10)
     assert causes(wrong) == ["packed_answers", "end_not_taught"]
     assert "does not behave so" in wrong.findings[1].evidence[1]
     assert wrong.findings[1].weight < 0.2

@@ -5,8 +5,6 @@ from __future__ import annotations
 import errno
 import json
 import os
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -25,8 +23,9 @@ from maskdiff.sampling.predictive import Predictive
 from maskdiff.sampling.presets import PRESETS, make_sampler
 from maskdiff.sampling.stage import Chain, Sampler
 from tests.helpers.evaluation import run_benchmark, save_tiny
-from tests.helpers.paths import REPOSITORY
+from tests.helpers.streams import closed_pipe
 
+pytestmark = pytest.mark.usefixtures("few_references")
 QUICK = [
     "--num_samples",
     "4",
@@ -99,15 +98,9 @@ def test_one_bad_output_does_not_prevent_the_others(
 
 @pytest.mark.slow
 def test_a_closed_standard_output_does_not_prevent_the_files(tiny: Path, tmp_path: Path) -> None:
-    read, write = os.pipe()
-    os.close(read)
-    flags = [*QUICK, "--checkpoint", tiny, "--json", str(tmp_path / "o.json")]
-    command = [sys.executable, "benchmark.py", *flags]
-    done = subprocess.run(
-        command, stdout=write, stderr=subprocess.PIPE, cwd=REPOSITORY, check=False
-    )
-    os.close(write)
-    assert done.returncode == 141
+    flags = [*QUICK, "--checkpoint", tiny, "--json", tmp_path / "o.json"]
+    with closed_pipe():
+        assert run_benchmark(*flags) == 141
     assert measured(tmp_path / "o.json")
 
 

@@ -61,6 +61,7 @@ def test_tasks_have_one_correct_answer() -> None:
         assert task.text == task.prompt + (task.answer or "")
 
 
+@pytest.mark.slow
 def test_prompts_drawn_in_a_batch_equal_those_drawn_alone(loaded: Loaded, pieces: Loaded) -> None:
     for one in (loaded, pieces):
         model = CausalModel(one.denoiser, one.lengths, 40)
@@ -97,6 +98,7 @@ def test_strings_may_be_longer_than_training_strings(loaded: Loaded) -> None:
     assert [limited(item, 63) for item in long] == short
 
 
+@pytest.mark.slow
 def test_stop_texts_applied_afterwards_equal_those_of_decoding(pieces: Loaded) -> None:
     tasks = make_tasks(LANGUAGE, 30, 1)
     whole = draw_outputs(pieces, tasks, 40, 1.0, ControlConfig(), 5)
@@ -113,6 +115,7 @@ def test_stop_texts_applied_afterwards_equal_those_of_decoding(pieces: Loaded) -
     assert hits > 5
 
 
+@pytest.mark.slow
 def test_given_controls_end_the_outputs_of_the_suite(pieces: Loaded) -> None:
     tasks = make_tasks(LANGUAGE, 40, 1)
     whole = draw_outputs(pieces, tasks, 60, 1.0, ControlConfig(), 5)
@@ -214,7 +217,7 @@ def test_rows_of_a_length_conditioned_model(
 ) -> None:
     monkeypatch.setattr(repetition, "PRESETS_SWEPT", ("entropy", "naive", "coupled"))
     monkeypatch.setattr(repetition, "STEPS", (1, 0))
-    rows = suites.run_suites([Subject(tiny_loaded())], Plan(num_samples=6), ["repetition"]).rows
+    rows = suites.run_suites([Subject(tiny_loaded())], Plan(num_samples=3), ["repetition"]).rows
     assert {row.sampler for row in rows} == {"entropy", "naive"}  # this model has no noise input
     at_once = pick(
         [row for row in rows if row.sampler == "entropy"],
@@ -231,6 +234,6 @@ def test_rows_of_a_length_conditioned_model(
     assert at_once.value > 5
     assert one_by_one.value == 1.0
     assert pick(rows, "parses", steps=1, temperature=1.0, grammar=True).value == 1.0
-    assert [path.name for path in plots.write_plots(Report(rows, {"samples": 6}), tmp_path)] == [
+    assert [path.name for path in plots.write_plots(Report(rows, {"samples": 3}), tmp_path)] == [
         "collapse.png"
     ]

@@ -18,6 +18,8 @@ from maskdiff.evaluation.rows import Row, RowGroup, make_row
 from maskdiff.metrics import Estimate, Unit
 from tests.helpers.evaluation import run_benchmark, save_tiny
 
+pytestmark = pytest.mark.usefixtures("few_references")
+
 
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -178,6 +180,7 @@ def test_tables_show_values_intervals_and_baselines() -> None:
     assert "generation, parses by length" in markdown
 
 
+@pytest.mark.slow
 def test_plots_are_drawn_from_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("matplotlib")
     written = plots.write_plots(sample_report(), tmp_path)
@@ -369,6 +372,7 @@ def test_default_samplers_without_flags(tiny: Path) -> None:
     assert set(suites.SUITES) >= {"generation", "repair", "editing", "likelihood", "speed"}
 
 
+@pytest.mark.slow
 def test_grammar_flag_measures_every_sampler_with_and_without_it(
     tiny: Path, tmp_path: Path
 ) -> None:

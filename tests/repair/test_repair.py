@@ -230,6 +230,7 @@ def test_a_wide_beam_lists_the_best_of_all_strings_in_order() -> None:
     assert one == found[:1]
 
 
+@pytest.mark.slow
 def test_channel_log_probs_equal_brute_force_and_the_beam() -> None:
     rng = random.Random(2)
     channel = Channel.of(NoiseConfig(), (0.1, 0.4), len(INNER))
@@ -254,6 +255,7 @@ def test_channel_log_probs_equal_brute_force_and_the_beam() -> None:
     assert len(channel_log_probs(channel, y, [], VOCABULARY)) == 0
 
 
+@pytest.mark.slow
 def test_certain_symbols_condition_the_search_exactly() -> None:
     """The best string with the certain symbols is found; without them it often differs."""
     rng, changed = random.Random(4), 0

@@ -104,6 +104,7 @@ def test_the_first_valid_explanation_is_the_answer(bracket_model: Loaded) -> Non
     assert moved > 1
 
 
+@pytest.mark.slow
 def test_a_blank_is_filled_with_the_likeliest_symbol_that_is_valid(loaded: Loaded) -> None:
     """Compare with trying every symbol; the most likely symbol is mostly invalid."""
     encode, invalid = loaded.language.vocabulary.encode, 0
@@ -123,6 +124,7 @@ def test_a_blank_is_filled_with_the_likeliest_symbol_that_is_valid(loaded: Loade
     assert invalid > 5
 
 
+@pytest.mark.slow
 def test_a_span_gets_a_valid_length(loaded: Loaded) -> None:
     """The most likely length with a valid filling is chosen."""
     valid = mixed = 0
@@ -139,6 +141,7 @@ def test_a_span_gets_a_valid_length(loaded: Loaded) -> None:
     assert mixed
 
 
+@pytest.mark.slow
 def test_completions_are_drawn_again_until_they_are_valid(bracket_model: Loaded) -> None:
     """Valid draws are unchanged; redraws depend on their key only."""
     text, many = "(+", CompletionConfig(candidates=20)
@@ -220,6 +223,7 @@ def test_a_checker_chooses_and_its_output_is_suppressed(
         assert set(err.split()) == {"noise"}
 
 
+@pytest.mark.slow
 def test_a_checker_that_hangs_or_fails_ends_the_command_with_one_line(
     checked: list[str], capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -249,6 +253,7 @@ DAMAGED = [
 ]
 
 
+@pytest.mark.slow
 def test_foreign_symbols_are_unreadable(documents: Loaded) -> None:
     """They become blanks in their position; under the grammar every answer is valid."""
     known = set(documents.language.vocabulary.symbols)
@@ -305,10 +310,10 @@ def test_foreign_symbols_are_refused_where_text_is_kept(loaded: Loaded) -> None:
 def test_any_text_gives_one_json_object_per_line(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], seed: int, flags: list[str]
 ) -> None:
-    """Random characters of all planes, among symbols of the language and blanks."""
+    """At most 20 requests of random characters, symbols of the language and blanks."""
     checkpoint = str(tiny_checkpoint(tmp_path))
     flags = [*flags, "--beam", "2", "--json", "--checkpoint", checkpoint]
-    for rng in cases(40, seed, 1.0):
+    for rng in cases(20, seed, 0.4):
         texts = [_text(rng) for _ in range(rng.randint(1, 4))]
         status = run_cli(inference.main, ["repair", *texts, *flags])
         out, err = capsys.readouterr()
@@ -359,6 +364,7 @@ def test_far_of_known_changes(change: Change, far: bool) -> None:
     assert change.far is far
 
 
+@pytest.mark.slow
 def test_an_answer_far_from_its_input_is_marked(
     trained: Loaded, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -236,6 +236,7 @@ def brute_joint(loaded: Loaded, n: int, prefix: str, suffix: str) -> dict[str, f
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("prefix, suffix", [("9", "=4"), ("(+", "5"), ("", "=45")])
 def test_a_suffix_is_conditioned_on_exactly(prefix: str, suffix: str) -> None:
     """All strings of at most 3 tokens by brute force: Z, and log-probabilities of draws."""
@@ -256,7 +257,7 @@ def test_a_suffix_is_conditioned_on_exactly(prefix: str, suffix: str) -> None:
     assert conditioned.summary.log_z == pytest.approx(
         float(np.logaddexp.reduce(list(texts.values()))), abs=1e-5
     )
-    drawn = Decoding(conditioned, new_keys(20_000, torch.Generator().manual_seed(1))).run()
+    drawn = Decoding(conditioned, new_keys(10_000, torch.Generator().manual_seed(1))).run()
     shares = {text: math.exp(p - conditioned.summary.log_z) for text, p in texts.items()}
     assert {item.data.decode() for item in drawn} <= set(texts)
     if len(texts) > 1:
@@ -289,10 +290,10 @@ def test_with_a_suffix_both_ends_are_kept(pieced: Loaded, plain: Loaded) -> None
 def test_every_completion_begins_with_what_was_typed(
     pieced: Loaded, plain: Loaded, mode: str
 ) -> None:
-    typed = ["", "(", "( + 3", PREFIX, "))=1"]
+    typed = ["", "( + 3", PREFIX]
     for loaded, text in itertools.product((pieced, plain), typed):
-        results = tasks.complete(loaded, [text], num=6, settings=CompletionConfig(mode=mode))
-        assert len(results) == 6
+        results = tasks.complete(loaded, [text], num=3, settings=CompletionConfig(mode=mode))
+        assert len(results) == 3
         for result in results:
             assert result.text.startswith(text.replace(" ", ""))
             assert result.completion is not None
@@ -302,6 +303,7 @@ def test_every_completion_begins_with_what_was_typed(
             assert result.score < 0
 
 
+@pytest.mark.slow
 def test_results_do_not_depend_on_the_batch_nor_on_other_lines(pieced: Loaded) -> None:
     texts: list[str | DataError] = ["(+3", DataError("no text"), PREFIX]
     one = tasks.complete(pieced, texts, num=5, seed=7)

@@ -58,6 +58,7 @@ def templates(count: int, seed: int, most: int = 3) -> list[str]:
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("grammar", [True, False])
 def test_solutions_equal_brute_force(grammar: bool) -> None:
     some = none = 0
@@ -74,6 +75,7 @@ def test_solutions_equal_brute_force(grammar: bool) -> None:
     assert min(some, none) >= 5  # both outcomes occurred
 
 
+@pytest.mark.slow
 def test_a_bounded_search_claims_only_checked_solutions() -> None:
     early = 0
     for index, template in enumerate(templates(25, 2)):
@@ -92,6 +94,7 @@ def test_a_bounded_search_claims_only_checked_solutions() -> None:
     assert early > 20
 
 
+@pytest.mark.slow
 def test_chunks_cache_size_and_consequences_do_not_change_the_solutions(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

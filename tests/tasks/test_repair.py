@@ -41,6 +41,7 @@ def damaged(loaded: Loaded, count: int, seed: int, symbols: str = SYMBOLS) -> li
     return texts
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("holds", [False, True])
 @pytest.mark.parametrize("method", ["channel", "least_edits"])
 def test_repaired_strings_are_valid_and_reached_by_their_scripts(
@@ -71,6 +72,7 @@ def test_truth_can_be_switched_off(loaded: Loaded) -> None:
     assert true[1].edits
 
 
+@pytest.mark.slow
 def test_certain_symbols_never_change(loaded: Loaded) -> None:
     """Check random spans of random strings; without marks some symbol does change."""
     rng, broken = random.Random(3), 0
@@ -141,11 +143,12 @@ def test_unsatisfiable_constraints_fail_their_string_only(loaded: Loaded) -> Non
     assert "3:9" in (outside.error or "")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["channel", "least_edits"])
 def test_max_edits_limits_the_edits(loaded: Loaded, method: str) -> None:
     """Edits are within the limit, by an independent count; an error names a limit that suffices."""
     refused = 0
-    for text in (text for text in damaged(loaded, 16, 4) if "?" not in text):
+    for text in (text for text in damaged(loaded, 8, 4) if "?" not in text):
         for most in (0, 1, 2):
             (result,) = tasks.repair(
                 loaded, [text], method=method, grammar=True, max_edits=most, beam=4
@@ -160,7 +163,7 @@ def test_max_edits_limits_the_edits(loaded: Loaded, method: str) -> None:
                     loaded, [text], method=method, grammar=True, max_edits=needed, beam=4
                 )
                 assert metrics.edit_distance(text, enough.text) == needed
-    assert refused > 5
+    assert refused > 3
     (free,) = tasks.repair(loaded, ["(+??)=12"], grammar=True, max_edits=0)
     assert free.parses
     assert edit_cost(free.edits or ()) == 0
@@ -176,6 +179,7 @@ def within_one_edit(text: str) -> set[str]:
     return near
 
 
+@pytest.mark.slow
 def test_one_edit_repair_finds_a_true_string_if_one_exists(loaded: Loaded) -> None:
     """Compare with all strings within one edit; if none is true, a parsable string is kept."""
     rng, texts = random.Random(8), []
@@ -202,6 +206,7 @@ def test_one_edit_repair_finds_a_true_string_if_one_exists(loaded: Loaded) -> No
     assert min(met) >= 2
 
 
+@pytest.mark.slow
 def test_two_wrong_digits_beside_a_certain_value(loaded: Loaded) -> None:
     """The true string is two replacements away at unknown positions."""
     rng, texts = random.Random(9), []
@@ -216,8 +221,8 @@ def test_two_wrong_digits_beside_a_certain_value(loaded: Loaded) -> None:
                 )
             if loaded.language.parses(text):
                 texts.append(text)
-    assert len(texts) > 10
-    for text in texts[:10]:
+    assert len(texts) > 6
+    for text in texts[:6]:
         value = (text.index("=") + 1, len(text))
         (result,) = tasks.repair(loaded, [text], holds=True, certain=[value], beam=4)
         assert result.holds, text
@@ -230,10 +235,10 @@ def test_two_wrong_digits_beside_a_certain_value(loaded: Loaded) -> None:
 def test_number_of_answers_does_not_change_them() -> None:
     """Use a trained model, whose unconstrained beam often parses."""
     trained = load_denoiser(CHECKPOINTS / "best.pt", "cpu")
-    texts = ["(+4(+830)10)=13", "(+(*6(+27))((1+(*71)(+34)))=63", "(*55)=49"]
+    texts = ["(+4(+830)10)=13", "(*55)=49"]
     for settings in ({"grammar": True}, {"holds": True}, {"grammar": True, "max_edits": 4}):
         one, five = (
-            tasks.repair(trained, texts, beam=8, top=top, **settings)  # type: ignore[arg-type]
+            tasks.repair(trained, texts, beam=4, top=top, **settings)  # type: ignore[arg-type]
             for top in (1, 5)
         )
         assert [result.text for result in one] == [result.text for result in five]
@@ -264,6 +269,7 @@ def test_a_check_stricter_than_the_grammar_is_named(monkeypatch: pytest.MonkeyPa
     assert "own check refuses them all" in (result.error or "")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "settings", [{"grammar": True}, {"holds": True}, {"method": "least_edits"}, {}]
 )
@@ -294,6 +300,7 @@ def test_several_answers_are_distinct_and_ordered(
     assert tasks.repair(loaded, texts[:1])[0].alternatives == ()
 
 
+@pytest.mark.slow
 def test_answers_do_not_depend_on_the_seed_or_the_others(loaded: Loaded) -> None:
     texts = [*damaged(loaded, 4, 7), "1" * 200, ""]
     together = tasks.repair(loaded, texts, holds=True, beam=4, seed=1)

@@ -21,12 +21,13 @@ def loaded() -> Loaded:
     return tiny_loaded()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "settings", [{}, {"grammar": True}, {"sampler": MASKGIT}, {"sampler": MASKGIT, "grammar": True}]
 )
 @pytest.mark.parametrize(
     "span, length",
-    [((2, 7), (1, 9)), ((2, 7), None), ((2, 7), 2), ((3, 3), (1, 4)), ((0, 13), (4, 8))],
+    [((2, 7), (1, 5)), ((2, 7), None), ((2, 7), 2), ((3, 3), (1, 4)), ((0, 13), (4, 5))],
 )
 def test_rewrite_keeps_both_sides(
     loaded: Loaded,
@@ -58,8 +59,9 @@ def test_rewrite_keeps_both_sides(
     assert result.parses or not settings.get("grammar")
 
 
+@pytest.mark.slow
 def test_the_best_length_maximises_likelihood_times_length_prior(loaded: Loaded) -> None:
-    lengths = range(3, 10)
+    lengths = range(3, 8)
     each = [
         tasks.rewrite(loaded, [GOOD], replace=(2, 7), length=n, grammar=True)[0] for n in lengths
     ]
@@ -70,7 +72,7 @@ def test_the_best_length_maximises_likelihood_times_length_prior(loaded: Loaded)
         assert result.score is not None
         return result.score * len(result.text) + loaded.language.length_log_prob(len(result.text))
 
-    (best,) = tasks.rewrite(loaded, [GOOD], replace=(2, 7), length=(3, 9), grammar=True)
+    (best,) = tasks.rewrite(loaded, [GOOD], replace=(2, 7), length=(3, 7), grammar=True)
     assert best.text == max(fine, key=total).text
     assert best.evaluations == sum(result.evaluations for result in fine)
     assert all(math.isfinite(total(result)) for result in fine)
@@ -134,6 +136,7 @@ def test_equal_seeds_give_equal_results(loaded: Loaded) -> None:
     assert made(0, MASKGIT) != made(1, MASKGIT)
 
 
+@pytest.mark.slow
 def test_impossible_spans_are_reported_per_text(loaded: Loaded) -> None:
     long, outside, fine = tasks.rewrite(
         loaded, [GOOD, "5=5", GOOD], replace=(2, 7), length=(60, 70)
@@ -146,7 +149,7 @@ def test_impossible_spans_are_reported_per_text(loaded: Loaded) -> None:
     assert "no string has 0 symbols in place of the span; possible are 1" in (odd.error or "")
     (crowded,) = tasks.rewrite(loaded, ["1" * 70 + "=1"], replace=(0, 1), length=(1, 3))
     assert "what stays has 71 symbols, and strings have at most 62" in (crowded.error or "")
-    (false,) = tasks.rewrite(loaded, ["(+75)=1"], replace=(1, 2), length=(1, 6), holds=True)
+    (false,) = tasks.rewrite(loaded, ["(+75)=1"], replace=(1, 2), length=(1, 4), holds=True)
     assert (false.error or "").count("no filling") <= 3
     assert len((false.error or "").splitlines()) == 1
 

@@ -28,6 +28,7 @@ def last_half(
     return make_canvases(strings, tokens, hidden, weights, torch.zeros(len(strings)))
 
 
+@pytest.mark.slow
 def test_a_registered_mode_is_trained_and_reported_by_its_name(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

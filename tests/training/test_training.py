@@ -1,4 +1,4 @@
-"""Training: exact resumption, interruption, several processes, and failures."""
+"""Training: exact resumption, interruption, shards, and failures."""
 
 from __future__ import annotations
 
@@ -6,8 +6,6 @@ import math
 import re
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -16,14 +14,12 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from maskdiff import checkpoint
-from maskdiff.cli import train
 from maskdiff.cli.train import run_folder
 from maskdiff.config_io import load_config
 from maskdiff.errors import CheckpointError, ConfigError, UserError
 from maskdiff.training.distributed import World
 from maskdiff.training.loop import Trainer
-from tests.helpers.paths import REPOSITORY
-from tests.helpers.training import assert_same_run, curves, environment, flags, same_tensors, tiny
+from tests.helpers.training import assert_same_run, curves, same_tensors, tiny
 
 RUNS: dict[str, dict[str, object]] = {
     "plain": {"live_samples": 4},
@@ -38,6 +34,7 @@ RUNS: dict[str, dict[str, object]] = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", RUNS)
 def test_resumed_equals_uninterrupted_bit_for_bit(tmp_path: Path, name: str) -> None:
     config = tiny(**RUNS[name])
@@ -62,94 +59,7 @@ def test_another_seed_gives_other_weights(tmp_path: Path) -> None:
     assert not same_tensors(a, b)
 
 
-SIGNALLED = """
-import os, signal, sys
-from maskdiff.cli import train
-from maskdiff.cli.arguments import run_cli
-from maskdiff.training.loop import Trainer
-
-def step(self, *args, original=Trainer.step):
-    if self.progress.step == 7 and self.world.rank == RANK:
-        os.kill(os.getpid(), NUMBER)
-    return original(self, *args)
-
-Trainer.step = step
-sys.exit(run_cli(train.main))
-"""
-
-
-def signalled(folder: Path, number: int, rank: int = 0) -> Path:
-    """Return a program that trains and receives a signal in step 7 in process `rank`."""
-    path = folder / "train_universal.py"
-    path.write_text(SIGNALLED.replace("RANK", str(rank)).replace("NUMBER", str(int(number))))
-    return path
-
-
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return the folder of an uninterrupted run."""
-    folder = tmp_path_factory.mktemp("whole")
-    Trainer(tiny(), folder).run()
-    return folder
-
-
 @pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
-def test_a_real_process_survives_being_stopped(
-    tmp_path: Path, whole: Path, number: signal.Signals
-) -> None:
-    program, parts = signalled(tmp_path, number), tmp_path / "parts"
-    done = subprocess.run(
-        [sys.executable, str(program), *flags(parts)],
-        env=environment(),
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-    step = checkpoint.load(parts / "last.pt")["training"]["progress"]["step"]
-    if number == signal.SIGKILL:
-        assert (done.returncode, step) == (-number, 6)
-    else:
-        assert (done.returncode, step) == (128 + number, 8)
-        again = done.stderr.splitlines()[-1].partition("go on with: ")[2]
-        assert again == f"python {program} --checkpoint_dir {parts} --resume"
-        assert "Traceback" not in done.stderr
-    assert train.main(["--checkpoint_dir", str(parts), "--resume"]) == 0
-    assert_same_run(whole, parts)
-    assert curves(whole) == curves(parts)
-
-
-OF_TWO: dict[str, object] = {"use_coupling": True, "dropout": 0.1, "shards": 4}
-
-
-def two_processes(program: Path, folder: Path) -> subprocess.CompletedProcess[str]:
-    """Return the folder of a run of two processes with two shards each."""
-    launch = [sys.executable, "-m", "torch.distributed.run"]
-    launch += ["--nproc_per_node=2", "--master_port=0", "--standalone"]
-    arguments = [str(program), *flags(folder, **OF_TWO)]
-    return subprocess.run(
-        [*launch, *arguments], env=environment(), capture_output=True, text=True, timeout=240
-    )
-
-
-@pytest.fixture(scope="module")
-def whole_run_of_two(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("two")
-    done = two_processes(REPOSITORY / "train_universal.py", folder)
-    assert done.returncode == 0, done.stderr[-2000:]
-    return folder
-
-
-@pytest.mark.slow
-def test_two_processes_equal_one_bit_for_bit(tmp_path: Path, whole_run_of_two: Path) -> None:
-    Trainer(tiny(**OF_TWO), tmp_path).run()
-    assert_same_run(tmp_path, whole_run_of_two)
-    assert curves(tmp_path) == curves(whole_run_of_two)
-    weights = checkpoint.load(whole_run_of_two / "last.pt")
-    assert weights["provenance"]["processes"] == 2
-    assert float(weights["weights"]["coupling.weight"].abs().max()) > 1e-3  # the data was used
-
-
 def test_other_shards_are_the_same_run_up_to_rounding(tmp_path: Path) -> None:
     """Rounding differs (the negative control of the test above) and stays small at first."""
     for shards in (1, 2, 5):
@@ -171,21 +81,6 @@ def test_shards_are_added_in_order() -> None:
         World(1, 3).shard_numbers(4)
 
 
-@pytest.mark.slow
-def test_a_signal_to_one_of_two_processes_stops_both_and_the_run_resumes(
-    tmp_path: Path, whole_run_of_two: Path
-) -> None:
-    program, parts = signalled(tmp_path, signal.SIGTERM, rank=1), tmp_path / "parts"
-    stopped = two_processes(program, parts)
-    assert stopped.returncode != 0
-    again = f"torchrun --nproc_per_node=2 {program} --checkpoint_dir {parts} --resume"
-    assert f"SIGTERM: stopped after step 8; go on with: {again}" in stopped.stderr
-    assert "benchmark it with" not in stopped.stdout
-    assert checkpoint.load(parts / "last.pt")["training"]["progress"]["step"] == 8
-    Trainer(tiny(**OF_TWO), parts, resume=True).run()  # in one process
-    assert_same_run(whole_run_of_two, parts)
-
-
 def test_a_signal_that_a_launcher_repeats_counts_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -203,6 +98,7 @@ def test_a_signal_that_a_launcher_repeats_counts_once(
             signal.raise_signal(signal.SIGINT)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("save_interval", [2, 500])
 def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_state(
     tmp_path: Path, save_interval: int
@@ -258,6 +154,7 @@ def record_validation_steps(trainer: Trainer) -> list[int]:
     return steps
 
 
+@pytest.mark.slow
 def test_a_run_interrupted_in_validation_resumes_without_loss(tmp_path: Path) -> None:
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     Trainer(tiny(save_interval=500), whole).run()
@@ -296,6 +193,7 @@ def test_a_validation_is_not_repeated_on_resume(tmp_path: Path) -> None:
     assert (steps, nothing) == ([12], [])
 
 
+@pytest.mark.slow
 def test_best_is_chosen_by_validation_and_tensorboard_has_all_metrics(tmp_path: Path) -> None:
     trainer = Trainer(tiny(max_iters=24, live_samples=4), tmp_path)
     seen = []
@@ -327,8 +225,9 @@ def test_best_is_chosen_by_validation_and_tensorboard_has_all_metrics(tmp_path: 
     assert any(tag.startswith("samples/autoregressive") for tag in events.Tags()["tensors"])
 
 
+@pytest.mark.slow
 def test_training_learns_and_validation_stays_above_the_entropy_floor(tmp_path: Path) -> None:
-    config = tiny(max_iters=120, eval_interval=120, n_embd=32, batch_size=32)
+    config = tiny(max_iters=80, eval_interval=80, n_embd=32, batch_size=32)
     progress = Trainer(config, tmp_path).run()
     assert progress.metrics["floor"] < progress.metrics["elbo"] < 2.0 < math.log(15)
     assert progress.metrics["floor"] < progress.metrics["next_token"] < 2.0
@@ -438,10 +337,10 @@ def test_a_damaged_training_state_gives_one_line(
 
 
 def test_weights_without_the_coupling_input_start_an_equal_model(
-    tmp_path: Path, whole: Path
+    tmp_path: Path, finished: Path
 ) -> None:
-    payload = checkpoint.load(whole / "best.pt")
-    coupled = Trainer(tiny(use_coupling=True), tmp_path, init=whole / "best.pt")
+    payload = checkpoint.load(finished / "best.pt")
+    coupled = Trainer(tiny(use_coupling=True), tmp_path, init=finished / "best.pt")
     weights = coupled.model.state_dict()
     assert set(weights) - set(payload["weights"]) == {"coupling.weight"}
     assert not weights["coupling.weight"].any()

@@ -248,7 +248,7 @@ def test_a_killed_run_resumes_with_the_same_results(
     assert str(tmp_path) not in (tmp_path / "killed/results.json").read_text()
 
 
-@pytest.mark.parametrize("module", ["distillation", "distillation.attempts"])
+@pytest.mark.parametrize("module", ["distillation.__main__", "distillation.attempts"])
 def test_the_short_name_of_a_command_is_an_alias(
     module: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -80,57 +80,54 @@ def repair(
     text that cannot be repaired has a result with `error`.
 
     Args:
-        method: `channel`: the most probable explanation under the noisy channel (see
-            `maskdiff.repair`). `draft`: the length stays; the bidirectional mode fills the blanks
-            and rewrites all symbols `steps` times. `least_edits`: the string of the grammar that
-            is fewest insertions, deletions and replacements away, without any model.
+        method: `channel`: the most probable explanation (see `maskdiff.repair`). `draft`: the
+            bidirectional mode fills blanks and rewrites all symbols `steps` times, the length
+            stays. `least_edits`: the nearest string of the grammar, without any model.
         sigma: Share of damaged symbols, above 0 and at most 1; None sums over several levels.
         slack: Maximal change of the length by `channel`.
-        steps: Rewritings of a draft.
-        grammar: Every result parses. A text that parses stays; otherwise candidates come from the
-            beam under the grammar and from the strings of least edits, of any length. A draft is
-            rewritten under the grammar.
-        holds: As `grammar`, and true candidates come first. A text that parses stays if nothing
-            true is found (`holds` of the result is False then).
+        grammar: Every result parses; a text that parses stays. Candidates come from the beam under
+            the grammar and from the strings of least edits; drafts are rewritten under it.
+        holds: As `grammar`, true candidates first. A text that parses stays if none is true.
         max_edits: More insertions, deletions and replacements are an error; filled blanks are free.
         top: Number of `alternatives`; a text that stays is the only one.
-        certain: Spans (first, last + 1) of symbols that are neither deleted nor replaced; others
-            may come between them.
+        certain: Spans (first, last + 1) of symbols that are neither deleted nor replaced.
         seed, source: Random keys of drafts.
 
-    Raises:
-        ConfigError: For settings that fit no text.
-        TimedOut: At the deadline.
+    Raises ConfigError for settings that fit no text, TimedOut at the deadline.
     """
     # The constraints, and the texts that can be repaired.
-    keys = new_keys(len(texts), source or seeded(seed))
-    language, by_edits = loaded.language, method == "least_edits"
+    keys, by_edits = new_keys(len(texts), source or seeded(seed)), method == "least_edits"
     constraints = RepairConstraints(
-        grammar=grammar or holds or by_edits,
-        holds=holds,
-        max_edits=max_edits,
-        top=top,
-        look=candidates,
-        by_edits=by_edits,
-        same_length=slack == 0 and method == "channel",
-    )
-    _check(language, method, sigma, constraints)
-    read = [_read(language, text, certain) for text in texts]
-    check = _InputCheck(language, method, constraints, slack, tuple(certain))
-    good, results = encode_requests(loaded, [text for text, _ in read], check)
-    decode, kept = language.vocabulary.decode, positions(certain) if good else frozenset()
-    damaged = {i: Damaged(ids, decode(ids), kept, read[i][1]) for i, ids in good.items()}
+        grammar=grammar or holds or by_edits, holds=holds, max_edits=max_edits, top=top,
+        look=candidates, by_edits=by_edits, same_length=slack == 0 and method == "channel",
+    )  # fmt: skip
+    _check(loaded.language, method, sigma, constraints)
+    check = _InputCheck(loaded.language, method, constraints, slack, tuple(certain))
+    foreign, good, results, damaged = _encoded(loaded, texts, certain, check)
     # Texts that need no repair; then drafts or searches for the others.
     scorer = CandidateScorer(loaded, _channel(loaded, sigma), constraints)
-    if constraints.grammar:
-        results |= _unchanged(scorer, damaged, good)
+    results |= _unchanged(scorer, damaged, good) if constraints.grammar else {}
     broken, made = {i: damaged[i] for i in good}, []
     if broken and method == "draft":
         made = _drafts(loaded, broken, sigma or 0.2, steps, keys, batch_size, trace, constraints)
     elif broken:
         made = _searched(scorer, list(broken.values()), beam, slack, trace)
-    merged = zip(merge(texts, results, good, made), read, strict=True)
-    return [replace(item, foreign=foreign) for item, (_, foreign) in merged]
+    merged = zip(merge(texts, results, good, made), foreign, strict=True)
+    return [replace(item, foreign=symbols) for item, symbols in merged]
+
+
+def _encoded(
+    loaded: Loaded,
+    texts: Sequence[str | DataError],
+    certain: Sequence[tuple[int, int]],
+    check: _InputCheck,
+) -> tuple[list[dict[int, str]], dict[int, list[int]], dict[int, Result], dict[int, Damaged]]:
+    """The foreign symbols of each text; token ids, errors and damaged texts by index."""
+    read = [_read(loaded.language, text, certain) for text in texts]
+    good, results = encode_requests(loaded, [text for text, _ in read], check)
+    decode, kept = loaded.language.vocabulary.decode, positions(certain) if good else frozenset()
+    damaged = {i: Damaged(ids, decode(ids), kept, read[i][1]) for i, ids in good.items()}
+    return [foreign for _, foreign in read], good, results, damaged
 
 
 def _channel(loaded: Loaded, sigma: float | None) -> Channel:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import replace as changed
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
@@ -67,35 +68,21 @@ def rewrite(
     if holds and sampler is not None:
         raise ConfigError("a search for what holds draws nothing; leave out the sampler")
     # A template for each text and length that fits.
-    good, results = encode_requests(
-        loaded, texts, lambda ids: _spanned(loaded, ids, masks, replace)
-    )
+    check = partial(_spanned, loaded, masks=masks, span=replace)
+    good, results = encode_requests(loaded, texts, check)
     grammar = grammar or holds or (isinstance(sampler, SamplerConfig) and sampler.grammar)
-    jobs = [
-        (i, size)
-        for i, ids in good.items()
-        for size in _fitting(loaded, ids, replace, grammar, low, high)
-    ]
-    templates = [
-        loaded.language.vocabulary.decode(_resized(loaded, good[i], replace, size))
-        for i, size in jobs
-    ]
+    fitting = {i: _fitting(loaded, ids, replace, grammar, low, high) for i, ids in good.items()}
+    jobs = [(i, size) for i, sizes in fitting.items() for size in sizes]
+    decode = loaded.language.vocabulary.decode
+    templates = [decode(_resized(loaded, good[i], replace, size)) for i, size in jobs]
     # The fillings of all templates, and the best length for each text.
     if holds:
         filled = fill(loaded, templates, bound=bound, batch_size=batch_size, trace=trace)
     else:
         filled = edit(
-            loaded,
-            templates,
-            sampler=sampler,
-            beam=beam,
-            candidates=candidates,
-            grammar=grammar,
-            seed=seed,
-            source=source,
-            batch_size=batch_size,
-            trace=trace,
-        )
+            loaded, templates, sampler=sampler, beam=beam, candidates=candidates, grammar=grammar,
+            seed=seed, source=source, batch_size=batch_size, trace=trace,
+        )  # fmt: skip
     choices: dict[int, list[Result]] = {i: [] for i in good}
     for (i, _), result in zip(jobs, filled, strict=True):
         choices[i].append(result)

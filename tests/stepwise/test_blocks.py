@@ -83,10 +83,7 @@ class Recorder:
 def test_every_denoiser_call_shows_the_expected_canvases(
     pieces: bool, block: int, per_call: int, heat: float
 ) -> None:
-    """Known tokens stay, and the most confident blanks are filled.
-
-    Log-probabilities equal those of the calls.
-    """
+    """Known tokens stay, the most confident blanks are filled, log-probabilities are the calls'."""
     generator = BlockBackend(loaded(pieces), block=block, per_call=per_call)
     vocabulary, recorder, inside, unused = generator.vocabulary, Recorder(generator), 0, 0
     for number, prompt in enumerate(PROMPTS[:6]):

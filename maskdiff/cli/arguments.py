@@ -364,6 +364,8 @@ def add_language_flags(parser: argparse.ArgumentParser) -> None:
 
 def use_threads(count: int) -> None:
     """Let torch use `count` CPU threads; 0 keeps its default."""
+    # torch ignores a Ctrl-C that arrives while it imports numpy itself, so numpy comes first.
+    import numpy  # noqa: F401
     import torch
 
     if count:

@@ -94,23 +94,6 @@ def edit_script(
     return tuple(reversed(script))
 
 
-def apply_edits(given: str, script: Sequence[Edit]) -> str:
-    """Return the result of a script. Raises ValueError if it does not fit or is out of order."""
-    written: list[str] = []
-    read = 0
-    for edit in script:
-        size = len(edit.old)
-        if (
-            edit.position < read
-            or given[edit.position : edit.position + size] != edit.old
-            or edit.position > len(given)
-        ):
-            raise ValueError(f"{edit} does not fit {given!r} behind its first {read} symbols")
-        written += [given[read : edit.position], edit.new]
-        read = edit.position + size
-    return "".join([*written, given[read:]])
-
-
 def _change(old: str, new: str, blank: str, certain: bool) -> float:
     """The cost of `new` in the place of `old`."""
     if old == blank:

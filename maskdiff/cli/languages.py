@@ -12,7 +12,13 @@ from maskdiff.config import MAX_SEED, LanguageConfig
 from maskdiff.config_io import add_config_flags, overrides
 
 SCHEMA = 1
-CHECKED = ("field", "start", "spacing", "max_len", "validity_timeout")  # options that affect the grammar
+CHECKED = (
+    "field",
+    "start",
+    "spacing",
+    "max_len",
+    "validity_timeout",
+)  # options that affect the grammar
 
 
 def add_languages_command(verbs: Any) -> None:

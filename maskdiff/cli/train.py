@@ -152,7 +152,7 @@ def _saved_config(last: Path) -> Config:
 
 
 def _existing(language: LanguageConfig, last: Path) -> LanguageConfig:
-    """`language` with a folder or file that exists: as typed, which `last.pt` stores, or as given."""
+    """`language` with a path that exists: as typed, which `last.pt` stores, or as given."""
     given = Path(language.language)
     if language.language in LANGUAGES:
         return language

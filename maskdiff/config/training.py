@@ -18,8 +18,7 @@ class LanguageConfig(Section):
         "folder with corpus.txt (or .csv, .jsonl; any with .gz), or such a file",
     )
     field: str = option(
-        "",
-        "column of a CSV corpus or key of JSON lines; empty is the only one, or `text`",
+        "", "column of a CSV corpus or key of JSON lines; empty is the only one, or `text`"
     )
     max_len: int = option(
         64,

@@ -53,7 +53,8 @@ def make_language(config: LanguageConfig | str | Path | None = None, symbols: st
 
     Args:
         config: The configuration, or a name, folder or file for its defaults, with the `max_len`
-            that the corpus needs; None for the default language. It must come from the user, since a checker that it names is imported.
+            that the corpus needs; None for the default language. It must come from the user, since
+            a checker that it names is imported.
         symbols: The characters of an existing model, for a folder whose lines need no others.
 
     Raises:
@@ -150,6 +151,6 @@ def _check_folder_options(config: LanguageConfig) -> None:
 __all__ = [
     "LANGUAGES", "ArithmeticCorrections", "ArithmeticLanguage", "HasExactProbability",
     "HasOperators", "HasValue", "Language", "Split", "Stepwise", "Vocabulary", "fitted_length",
-    "has_columns", "is_corpus", "make_language", "model_vocabulary", "piece_vocabulary", "restore_language", "split_of", "token_lengths",
-    "truth_of",
+    "has_columns", "is_corpus", "make_language", "model_vocabulary", "piece_vocabulary",
+    "restore_language", "split_of", "token_lengths", "truth_of",
 ]  # fmt: skip

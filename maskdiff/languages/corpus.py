@@ -138,8 +138,7 @@ def _open(
         characters |= literal_characters(grammar)
     if len(characters) > MAX_SYMBOLS:
         raise DataError(
-            f"{path} has {len(characters)} different characters; "
-            f"at most {MAX_SYMBOLS} are learnt"
+            f"{path} has {len(characters)} different characters; at most {MAX_SYMBOLS} are learnt"
         )
     # Make the language, which then checks its own lines. They are sorted, so that draws do not
     # depend on the order in the file.

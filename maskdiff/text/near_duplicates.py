@@ -6,7 +6,6 @@ character, so few pairs have to be compared.
 
 from __future__ import annotations
 
-import os
 import random
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Sequence
@@ -21,7 +20,7 @@ def within_one_edit(a: str, b: str) -> bool:
     short, long = sorted((a, b), key=len)
     if len(long) - len(short) > 1:
         return False
-    same = len(os.path.commonprefix([short, long]))
+    same = next((i for i, c in enumerate(short) if c != long[i]), len(short))
     rest = short[same + 1 :] if len(short) == len(long) else short[same:]
     return rest == long[same + 1 :]
 

@@ -12,8 +12,8 @@ import io
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
-from json.decoder import scanstring
 from typing import Any
 
 from maskdiff.errors import DataError, nearest, quote
@@ -27,7 +27,7 @@ LISTED = 8  # names of columns in an error
 MAX_CELL = 2**27  # characters of a cell of a CSV file
 BOM = "\ufeff"
 
-_CELL_ENDS = re.compile(LINE_END)
+_LINE_ENDS, _SURROGATES = re.compile(LINE_END), re.compile("[\ud800-\udfff]")
 _SPACE = re.compile(r"[ \t\r\n]*")
 
 
@@ -94,7 +94,8 @@ def read_table(text: str, name: str, column: str = "") -> Table:
         )
     else:
         rows = [
-            Row(number, raw, raw.rstrip("\r\n") or None) for number, raw in _numbered_lines(text)
+            Row(number, raw, _cell(raw.rstrip("\r\n"), "the line") or None)
+            for number, raw in _numbered_lines(text)
         ]
         table = Table(rows, lambda row, new: new + _line_end(row.raw))
     return Table(table.rows, table.rewrite, start)
@@ -130,9 +131,11 @@ def _line_end(raw: str) -> str:
 def _cell(value: object, name: str) -> str | DataError:
     """The value as a cell: one line of text, or what is wrong with it."""
     if not isinstance(value, str):
-        return DataError(f"{quote(name)} is {quote(value)}, which is no text")
-    if _CELL_ENDS.search(value):
-        return DataError(f"{quote(name)} has a line break: {quote(value)}")
+        return DataError(f"{name} is no text")
+    if _LINE_ENDS.search(value):
+        return DataError(f"{name} has a line break: {quote(value)}")
+    if not value.isascii() and _SURROGATES.search(value):
+        return DataError(f"{name} is not UTF-8 text")
     return value
 
 
@@ -166,15 +169,14 @@ def sniff_delimiter(text: str, name: str, column: str = "") -> str:
     """Return the delimiter: with it the header has `column`, and most rows are as long as it."""
 
     def fit(delimiter: str) -> tuple[bool, float, int]:
-        sizes, header = [], []
-        try:
+        sizes: list[int] = []
+        header: list[str] = []
+        with suppress(DataError):  # a damaged row is reported when the file is read
             for _, _, cells in _csv_rows(text, name, delimiter):
                 header = header or cells
                 sizes += [len(cells)] * bool(cells)
                 if len(sizes) == SNIFFED:
                     break
-        except DataError:
-            return False, 0.0, 0
         several = len(header) > 1
         share = sizes.count(len(header)) / len(sizes) if several else 0.0
         return column in header, share, len(header)
@@ -195,7 +197,7 @@ def _read_csv(text: str, name: str, column: str) -> Table:
         elif cells and len(cells) != len(header):
             cell = DataError(f"a row of {len(cells)} cells; the header has {len(header)}")
         elif cells:
-            cell = _cell(cells[place], column)
+            cell = _cell(cells[place], quote(column))
         rows.append(Row(line, raw, cell))
     if not header:
         raise DataError(f"{name} has no header")
@@ -242,7 +244,7 @@ def _read_json(text: str, name: str, column: str) -> Table:
         if not isinstance(item, dict):
             return item
         return (
-            _cell(item[column], column)
+            _cell(item[column], quote(column))
             if column in item
             else DataError(f"an object without {quote(column)}")
         )
@@ -259,7 +261,7 @@ def _json_object(raw: str) -> dict[str, Any] | DataError | None:
         item = json.loads(raw)
     except (ValueError, RecursionError) as error:
         return DataError(f"no JSON: {error}")
-    return item if isinstance(item, dict) else DataError(f"{quote(item)} is no JSON object")
+    return item if isinstance(item, dict) else DataError("no JSON object")
 
 
 def _with_value(raw: str, key: str, new: str) -> str:
@@ -279,7 +281,7 @@ def _value_span(raw: str, key: str) -> tuple[int, int]:
     decoder, found = json.JSONDecoder(), (0, 0)
     place = after_space(0)
     while raw[place] != "}":
-        name, place = scanstring(raw, after_space(place + 1) + 1)  # behind { or a comma, and "
+        name, place = decoder.raw_decode(raw, after_space(place + 1))  # behind { or a comma
         start = after_space(after_space(place) + 1)  # behind the colon
         _, end = decoder.raw_decode(raw, start)
         found = (start, end) if name == key else found

@@ -146,20 +146,20 @@ class LanguageOverride:
 
     Attributes:
         folder: Read the language again from this folder (it may have a grammar now) or file.
-        field: The column or key of its corpus; by default that of the checkpoint.
         validity: `MODULE:FUNCTION` that checks texts.
         skip_invalid, accept_ambiguous, start, spacing: As in `LanguageConfig`, for the folder.
         validity_timeout: Seconds for one text.
+        field: The column or key of the corpus; by default that of the checkpoint.
     """
 
     folder: str = ""
-    field: str = ""
     validity: str = ""
     skip_invalid: bool = False
     accept_ambiguous: bool = False
     start: str = ""
     spacing: str = ""
     validity_timeout: float = LanguageConfig.validity_timeout
+    field: str = ""
 
     @classmethod
     def of(cls, args: argparse.Namespace) -> LanguageOverride:

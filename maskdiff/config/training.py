@@ -17,9 +17,6 @@ class LanguageConfig(Section):
         "arithmetic, arithmetic-steps, arithmetic-corrections, json, python-expressions, or a "
         "folder with corpus.txt (or .csv, .jsonl; any with .gz), or such a file",
     )
-    field: str = option(
-        "", "column of a CSV corpus or key of JSON lines; empty is the only one, or `text`"
-    )
     max_len: int = option(
         64,
         "longest string in tokens, BOS and EOS included; longer draws are rejected; of a corpus "
@@ -68,6 +65,9 @@ class LanguageConfig(Section):
         "",
         "symbol between operands; required where the notation is ambiguous",
         choices=("", ",", "_"),
+    )
+    field: str = option(
+        "", "column of a CSV corpus or key of JSON lines; empty is the only one, or `text`"
     )
 
 

@@ -33,7 +33,6 @@ from maskdiff.config_io import (
     overrides,
 )
 from maskdiff.errors import ConfigError, quote
-from maskdiff.languages import LANGUAGES, fitted_length, is_corpus
 from maskdiff.training.folder import check_free, in_use
 
 if TYPE_CHECKING:
@@ -66,6 +65,8 @@ def main(argv: list[str] | None = None) -> int:
     if resumes_own:
         config = run_config(folder, given)
     elif "max_len" not in given_options(args.config, given):
+        from maskdiff.languages import fitted_length  # it imports numpy
+
         config = check(replace(config, language=fitted_length(config.language)))
     return train(config, folder, resume=args.resume, init=args.init)
 
@@ -153,6 +154,8 @@ def _saved_config(last: Path) -> Config:
 
 def _existing(language: LanguageConfig, last: Path) -> LanguageConfig:
     """`language` with a path that exists: as typed, which `last.pt` stores, or as given."""
+    from maskdiff.languages import LANGUAGES
+
     given = Path(language.language)
     if language.language in LANGUAGES:
         return language
@@ -209,6 +212,7 @@ def introduction(trainer: Trainer) -> list[str]:
     """The lines that are printed before the first step."""
     import torch
 
+    from maskdiff.languages import is_corpus
     from maskdiff.text.near_duplicates import split_report
 
     train, processes = trainer.config.train, trainer.world.size

@@ -32,7 +32,7 @@ _SPACE = re.compile(r"[ \t\r\n]*")
 
 
 @dataclass(frozen=True)
-class Row:
+class TableRow:
     """A row of a table.
 
     Attributes:
@@ -51,8 +51,8 @@ class Row:
 class Table:
     """The rows of a file, and a function that returns the text of a row with another cell."""
 
-    rows: list[Row]
-    rewrite: Callable[[Row, str], str]
+    rows: list[TableRow]
+    rewrite: Callable[[TableRow, str], str]
     start: str = ""  # a byte order mark
 
     def text(self, cells: Mapping[int, str]) -> str:
@@ -94,7 +94,7 @@ def read_table(text: str, name: str, column: str = "") -> Table:
         )
     else:
         rows = [
-            Row(number, raw, _cell(raw.rstrip("\r\n"), "the line") or None)
+            TableRow(number, raw, _cell(raw.rstrip("\r\n"), "the line") or None)
             for number, raw in _numbered_lines(text)
         ]
         table = Table(rows, lambda row, new: new + _line_end(row.raw))
@@ -186,7 +186,7 @@ def sniff_delimiter(text: str, name: str, column: str = "") -> str:
 
 def _read_csv(text: str, name: str, column: str) -> Table:
     delimiter = sniff_delimiter(text, name, column)
-    rows: list[Row] = []
+    rows: list[TableRow] = []
     header: list[str] = []
     place = 0
     for line, raw, cells in _csv_rows(text, name, delimiter):
@@ -198,13 +198,13 @@ def _read_csv(text: str, name: str, column: str) -> Table:
             cell = DataError(f"a row of {len(cells)} cells; the header has {len(header)}")
         elif cells:
             cell = _cell(cells[place], quote(column))
-        rows.append(Row(line, raw, cell))
+        rows.append(TableRow(line, raw, cell))
     if not header:
         raise DataError(f"{name} has no header")
     return Table(rows, lambda row, new: _with_cell(row, place, new, delimiter, name))
 
 
-def _with_cell(row: Row, place: int, new: str, delimiter: str, name: str) -> str:
+def _with_cell(row: TableRow, place: int, new: str, delimiter: str, name: str) -> str:
     """The text of the row with another cell, quoted if the old one is or if it has to be."""
     mark = re.escape(delimiter)
     spans = [
@@ -249,7 +249,7 @@ def _read_json(text: str, name: str, column: str) -> Table:
             else DataError(f"an object without {quote(column)}")
         )
 
-    rows = [Row(line, raw, cell(item)) for line, raw, item in parsed]
+    rows = [TableRow(line, raw, cell(item)) for line, raw, item in parsed]
     return Table(rows, lambda row, new: _with_value(row.raw, column, new))
 
 
@@ -289,4 +289,4 @@ def _value_span(raw: str, key: str) -> tuple[int, int]:
     return found
 
 
-__all__ = ["Row", "Table", "choose_column", "is_table", "read_table", "sniff_delimiter"]
+__all__ = ["TableRow", "Table", "choose_column", "is_table", "read_table", "sniff_delimiter"]

@@ -289,4 +289,4 @@ def _value_span(raw: str, key: str) -> tuple[int, int]:
     return found
 
 
-__all__ = ["TableRow", "Table", "choose_column", "is_table", "read_table", "sniff_delimiter"]
+__all__ = ["Table", "TableRow", "choose_column", "is_table", "read_table", "sniff_delimiter"]

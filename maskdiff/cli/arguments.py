@@ -329,7 +329,13 @@ def add_language_flags(parser: argparse.ArgumentParser) -> None:
         "--language",
         default="",
         metavar="DIR",
-        help="read the folder again (it may have a grammar now)",
+        help="read the folder (it may have a grammar now) or file again",
+    )
+    group.add_argument(
+        "--field",
+        default="",
+        metavar="NAME",
+        help="column or key of its corpus (default: that of the checkpoint)",
     )
     group.add_argument(
         "--validity",

@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -239,7 +239,7 @@ def _by_probability(
     return p[order], flags[order]
 
 
-def _calibration_error(p: NDArray[np.float64], flags: NDArray[np.float64], bins: int) -> float:
+def _calibration_error(p: NDArray[Any], flags: NDArray[np.float64], bins: int) -> float:
     """The error of answers sorted by probability; the bins are those of `reliability`."""
     starts = np.cumsum([0, *map(len, np.array_split(p, min(bins, len(p))))])[:-1]
     return float(np.abs(np.add.reduceat(flags - p, starts)).sum() / len(p))

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING
@@ -31,13 +31,16 @@ KINDS = ("replace", "insert", "delete")  # all edits: and "transpose"
 USUAL_EDITS = (0, 2)  # edits that the n-gram considers if their number is unknown
 BEAM = 8  # strings at one edit whose own sources are searched for two edits
 FOUND = 8  # sources of a string
+FILLINGS = 64  # strings that the search for blanks keeps
 ROWS = 256  # sources that are scored together
-VALIDATION = 1000  # strings that choose the order, of a language without a corpus
+TRAINING = 20_000  # strings drawn to fit the yardsticks of a language without a corpus
+VALIDATION = 1000  # strings drawn to choose the order
 YARDSTICKS = 0x59  # first word of the seed of the strings drawn
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
 Tokens = tuple[int, ...]
+Repairer = Callable[[Sequence[str], "KnownDamage"], list[str]]
 
 
 @dataclass(frozen=True)
@@ -111,9 +114,7 @@ def edit_sources(
                 break
             scores = known[rows] + _window_log_probs(model, padded, edits[rows])
             best = np.argsort(-scores, kind="stable")[:top]
-            found += [
-                (float(scores[i]), _applied(tokens, edits, int(rows[i]))) for i in best
-            ]
+            found += [(float(scores[i]), _applied(tokens, edits, int(rows[i]))) for i in best]
             found = sorted(found, key=lambda pair: (-pair[0], pair[1]))[:top]
     return found
 
@@ -206,6 +207,35 @@ def _accumulate(totals: dict[Tokens, float], pairs: Iterable[tuple[Tokens, float
         totals[string] = float(np.logaddexp(totals.get(string, -math.inf), log_p))
 
 
+# -------------------------------------------------------------------------------------- blanks
+
+
+def most_probable_filling(model: NGram, tokens: Sequence[int], beam: int = FILLINGS) -> Tokens:
+    """Return the most probable string whose symbols replace each MASK of `tokens`.
+
+    The search keeps the best string for each context of `reach` symbols (Viterbi) and at most
+    `beam` of these.
+    """
+    vocabulary, reach = model.vocabulary, model.reach
+    symbols = np.array(vocabulary.inner_ids)
+    made = np.full((1, reach), vocabulary.bos)  # (strings, reach + symbols so far)
+    scores = np.zeros(1)
+    for token in (*tokens, vocabulary.eos):
+        contexts = made[:, -1 : -reach - 1 : -1]
+        if token != vocabulary.mask:
+            scores = scores + model.target_log_probs(contexts, np.full(len(made), token))
+            made = np.column_stack([made, np.full(len(made), token)])
+        else:
+            totals = scores[:, None] + model.next_log_probs(contexts)[:, symbols]
+            best = np.argsort(-totals, axis=None, kind="stable")
+            row, symbol = np.unravel_index(best, totals.shape)
+            last = np.column_stack([made[row, 1 - reach :] if reach > 1 else made[row, :0], symbol])
+            kept = np.sort(np.unique(last, axis=0, return_index=True)[1])[:beam]
+            made = np.column_stack([made[row[kept]], symbols[symbol[kept]]])
+            scores = totals[row[kept], symbol[kept]]
+    return tuple(made[int(scores.argmax()), reach:-1].tolist())
+
+
 # --------------------------------------------------------------------------- the nearest line
 
 
@@ -262,8 +292,7 @@ def _distances(
     return table[np.arange(len(lines)), lengths]
 
 
-# ----------------------------------------------------------------------------------- fitted on a
-# language
+# --------------------------------------------------------------------------- fitted on a language
 
 
 @dataclass(frozen=True)
@@ -292,7 +321,12 @@ class Yardsticks:
         """Return the training line nearest to each text."""
         return [self.nearest(text, known.broken) for text in texts]
 
-    def repairers(self) -> Mapping[str, Repairer]:
+    def fill(self, templates: Sequence[str]) -> list[str]:
+        """Return the most probable filling of each template, see `most_probable_filling`."""
+        rows = [self.vocabulary.encode(template, blanks=True) for template in templates]
+        return [self.vocabulary.decode(most_probable_filling(self.model, row)) for row in rows]
+
+    def repairers(self) -> dict[str, Repairer]:
         """Return the repairers by their names in a report."""
         return {"ngram": self.ngram, "nearest_line": self.nearest_line}
 
@@ -301,24 +335,22 @@ class Yardsticks:
         return -self.model.log_probs([self.vocabulary.encode(text) for text in texts])
 
 
-@lru_cache(maxsize=2)
-def fit_yardsticks(language: Language, count: int, seed: int = 0) -> Yardsticks:
+def fit_yardsticks(language: Language, seed: int = 0) -> Yardsticks:
     """Return the yardsticks of a language.
 
-    Args:
-        language: Its training and validation splits are used, in full if it has a corpus.
-        count: Training strings that are drawn if it has none.
-        seed: Seed of these draws.
+    They are fitted on the training split of its corpus, or on `TRAINING` strings of that split,
+    drawn with `seed`. The validation split chooses the order of the n-gram.
     """
-    train = split_lines_of(language, "train", count, seed)
-    validation = split_lines_of(language, "validation", min(count, VALIDATION), seed)
-    encode = language.vocabulary.encode
-    model = NGram.fit_order(
-        [encode(text) for text in train],
-        [encode(text) for text in validation],
-        language.vocabulary,
-    )
-    return Yardsticks(language.vocabulary, model, train)
+    return _fit_yardsticks(language, seed)  # type: ignore[arg-type]  # hashed by identity
+
+
+@lru_cache(maxsize=2)
+def _fit_yardsticks(language: Language, seed: int) -> Yardsticks:
+    train = split_lines_of(language, "train", TRAINING, seed)
+    validation = split_lines_of(language, "validation", VALIDATION, seed)
+    vocabulary = language.vocabulary
+    rows, held_out = ([vocabulary.encode(text) for text in part] for part in (train, validation))
+    return Yardsticks(vocabulary, NGram.fit_order(rows, held_out, vocabulary), train)
 
 
 def split_lines_of(language: Language, split: Split, count: int, seed: int) -> list[str]:

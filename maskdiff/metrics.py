@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -221,11 +221,11 @@ def calibration_by_chance(
     probabilities: ArrayLike, rng: np.random.Generator, bins: int = 10, draws: int = 200
 ) -> float:
     """Return the mean `calibration_error` of answers that are right with these probabilities."""
-    p = np.sort(np.asarray(probabilities, dtype=np.float64))
+    p: NDArray[np.float64] = np.sort(np.asarray(probabilities, dtype=np.float64))
     if not len(p):
         return math.nan
-    made = [_calibration_error(p, 1.0 * (rng.random(len(p)) < p), bins) for _ in range(draws)]
-    return float(np.mean(made))
+    right = (rng.random((draws, len(p))) < p).astype(np.float64)
+    return float(np.mean([_calibration_error(p, flags, bins) for flags in right]))
 
 
 def _by_probability(
@@ -239,7 +239,7 @@ def _by_probability(
     return p[order], flags[order]
 
 
-def _calibration_error(p: NDArray[Any], flags: NDArray[np.float64], bins: int) -> float:
+def _calibration_error(p: NDArray[np.float64], flags: NDArray[np.float64], bins: int) -> float:
     """The error of answers sorted by probability; the bins are those of `reliability`."""
     starts = np.cumsum([0, *map(len, np.array_split(p, min(bins, len(p))))])[:-1]
     return float(np.abs(np.add.reduceat(flags - p, starts)).sum() / len(p))

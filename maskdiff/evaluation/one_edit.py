@@ -228,8 +228,16 @@ class _Measured:
             right[name] = [a == b for a, b in zip(fixed.texts, strings.clean, strict=True)]
             if fixed.probabilities:
                 self._add_calibration(rows, fixed.probabilities, right[name])
-        self._add_differences(settings, right, (MODELLESS, *self.yardsticks.repairers()))
-        self._add_differences(settings, right, [*peers(run.language)])
+        yardsticks = (MODELLESS, *self.yardsticks.repairers())
+        self._add_differences("exact_gain", settings, right, yardsticks)
+        # Tools of others leave a valid document as it is.
+        parsed = metrics.parses(noisy, run.language) if peers(run.language) else []
+        of_invalid = {
+            name: [flag for flag, valid in zip(flags, parsed, strict=True) if not valid]
+            for name, flags in right.items()
+            if parsed
+        }
+        self._add_differences("exact_gain_invalid", settings, of_invalid, [*peers(run.language)])
 
     def _figures(self, texts: Sequence[str], strings: DamagedStrings) -> dict[str, Estimate]:
         figures = repair_figures(texts, strings.clean, self.run.language, self.run.plan)
@@ -239,7 +247,11 @@ class _Measured:
         return figures
 
     def _add_differences(
-        self, settings: Settings, right: Mapping[str, list[bool]], others: Sequence[str]
+        self,
+        metric: str,
+        settings: Settings,
+        right: Mapping[str, list[bool]],
+        others: Sequence[str],
     ) -> None:
         """Add the gain in exact recovery of each method over the best of `others`."""
         present = [name for name in others if name in right]
@@ -249,7 +261,7 @@ class _Measured:
         for name in right:
             if name.startswith(CHANNEL):
                 rows = self.run.group(f"{name} against {best}", settings)
-                rows.add("exact_gain", metrics.paired_difference(right[name], right[best]))
+                rows.add(metric, metrics.paired_difference(right[name], right[best]))
 
     def _add_calibration(
         self, rows: RowGroup, probabilities: Sequence[float], right: Sequence[bool]

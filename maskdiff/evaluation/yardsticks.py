@@ -29,8 +29,7 @@ if TYPE_CHECKING:
 
 KINDS = ("replace", "insert", "delete")  # all edits: and "transpose"
 USUAL_EDITS = (0, 2)  # edits that the n-gram considers if their number is unknown
-BEAM = 8  # strings at one edit whose own sources are searched for two edits
-FOUND = 8  # sources of a string
+BEAM = 8  # sources of a string, and strings at one edit whose own sources are searched
 FILLINGS = 64  # strings that the search for blanks keeps
 ROWS = 256  # sources that are scored together
 TRAINING = 20_000  # strings drawn to fit the yardsticks of a language without a corpus
@@ -79,7 +78,7 @@ class _Edits:
 
 
 def edit_sources(
-    model: NGram, tokens: Sequence[int], top: int = FOUND, kinds: Sequence[str] = KINDS
+    model: NGram, tokens: Sequence[int], top: int = BEAM, kinds: Sequence[str] = KINDS
 ) -> list[tuple[float, Tokens]]:
     """Return the strings x that one edit turns into `tokens`, by log p(x) + log p(tokens | x).
 
@@ -173,11 +172,14 @@ def _window_log_probs(model: NGram, padded: Ints, edits: _Edits) -> Floats:
     return np.asarray(log_p.sum(1))
 
 
-def most_probable_source(model: NGram, tokens: Sequence[int], known: KnownDamage) -> Tokens:
+def most_probable_source(
+    model: NGram, tokens: Sequence[int], known: KnownDamage, beam: int = BEAM
+) -> Tokens:
     """Return the most probable original of `tokens` under the n-gram and the channel of edits.
 
     The number of edits is uniform in its range. Of two edits, the second one is undone only for the
-    `BEAM` best strings after the first, whose probabilities are summed.
+    `beam` best strings after the first, whose probabilities are summed; as many sources of each
+    string are kept.
     """
     low, high = known.edits or USUAL_EDITS
     given = tuple(tokens)
@@ -188,12 +190,12 @@ def most_probable_source(model: NGram, tokens: Sequence[int], known: KnownDamage
             _accumulate(totals, level.items())
         if count == high:
             break
-        near = sorted(level, key=lambda x: -level[x])[:BEAM]
+        near = sorted(level, key=lambda x: -level[x])[:beam]
         own = model.log_probs(near)
         following: dict[Tokens, float] = {}
         for middle, log_p in zip(near, own, strict=True):
             channel = level[middle] - log_p
-            sources = edit_sources(model, middle)
+            sources = edit_sources(model, middle, beam)
             _accumulate(following, ((x, channel + score) for score, x in sources))
         level = following
     if known.broken:
@@ -255,9 +257,9 @@ class NearestLine:
         self._codes = np.full((len(self.lines), int(self.lengths.max())), -1, dtype=np.int16)
         for i, line in enumerate(self.lines):
             self._codes[i, : len(line)] = [self._ids[symbol] for symbol in line]
-        self._bags = np.stack(
-            [(self._codes == i).sum(1) for i in range(len(symbols))], axis=1, dtype=np.int16
-        )
+        self._bags = np.zeros((len(self.lines), len(symbols)), dtype=np.int16)
+        for i in range(len(symbols)):
+            self._bags[:, i] = (self._codes == i).sum(1)
 
     def __call__(self, text: str, broken: bool = False) -> str:
         """Return the line nearest to `text`; another one than `text` if that is `broken`."""
@@ -330,9 +332,10 @@ class Yardsticks:
         """Return the repairers by their names in a report."""
         return {"ngram": self.ngram, "nearest_line": self.nearest_line}
 
-    def nats(self, texts: Sequence[str]) -> Floats:
-        """Return -log p of each text with its end by the n-gram, (texts,)."""
-        return -self.model.log_probs([self.vocabulary.encode(text) for text in texts])
+    def nats(self, texts: Sequence[str], given: int = 0) -> Floats:
+        """Return -log p of each text, its end included, after its first `given` symbols, (texts,)."""
+        rows = [self.vocabulary.encode(text) for text in texts]
+        return np.array([-log_p[given:].sum() for log_p in self.model.symbol_log_probs(rows)])
 
 
 def fit_yardsticks(language: Language, seed: int = 0) -> Yardsticks:

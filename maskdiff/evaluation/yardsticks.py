@@ -333,7 +333,7 @@ class Yardsticks:
         return {"ngram": self.ngram, "nearest_line": self.nearest_line}
 
     def nats(self, texts: Sequence[str], given: int = 0) -> Floats:
-        """Return -log p of each text, its end included, after its first `given` symbols, (texts,)."""
+        """Return -log p of each text with its end, given its first `given` symbols, (texts,)."""
         rows = [self.vocabulary.encode(text) for text in texts]
         return np.array([-log_p[given:].sum() for log_p in self.model.symbol_log_probs(rows)])
 

@@ -113,14 +113,14 @@ def test_one_edit_rows_are_complete() -> None:
     assert draft.value == 0.0 == draft.baseline
     optimum = by[OPTIMAL, "exact", 1, "known broken"].value
     assert 0.3 < optimum < 1.0  # an edit destroys information
-    for edits, damage in ((1, "unknown"), (1, "known broken"), (2, "known broken")):
+    for edits, known in ((1, "unknown"), (1, "known broken"), (2, "known broken")):
         for name in ("channel", "least_edits", "ngram", "nearest_line"):
-            row = by[name, "exact", edits, damage]
+            row = by[name, "exact", edits, known]
             assert row.ceiling == (optimum if edits == 1 else None)
         simple = ("least_edits", "ngram", "nearest_line")
-        best = max(simple, key=lambda n: by[n, "exact", edits, damage].value)
-        gain = by[f"channel against {best}", "exact_gain", edits, damage]
-        assert gain.value == pytest.approx(1 - by[best, "exact", edits, damage].value)
+        best = max(simple, key=lambda n: by[n, "exact", edits, known].value)
+        gain = by[f"channel against {best}", "exact_gain", edits, known]
+        assert gain.value == pytest.approx(1 - by[best, "exact", edits, known].value)
     assert ("draft", "exact", 1, "known broken") not in by
     assert pick(rows, "parses").baseline is not None
     titles = [table.title for table in tables(Report(rows))]
@@ -156,7 +156,8 @@ def test_probabilities_are_compared_with_what_is_right() -> None:
     assert error.value == pytest.approx(0.3)  # always right, with probability 0.7
     assert error.ceiling is not None
     assert error.ceiling < 0.3
-    bins = [row for row in rows if row.metric == "right" and row.settings["edits"] == 2]
+    right = [row for row in rows if (row.sampler, row.metric) == ("channel", "right")]
+    bins = [row for row in right if row.settings["edits"] == 2]
     assert [row.settings["bin"] for row in bins] == list(range(1, 11))
     assert sum(row.count for row in bins) == 40
     assert {row.value for row in bins} == {1.0}

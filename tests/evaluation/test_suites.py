@@ -203,17 +203,19 @@ def test_whole_strings_are_counted_alike(end_positions: bool) -> None:
     texts = held_out(LANGUAGE, "test", 40, 0)
     rows = rows_of(
         likelihood.likelihood_suite,
-        subject(Uniform(), end_positions=end_positions),
+        subject(Zeros(), end_positions=end_positions),
         Plan(likelihood_draws=1),
         texts,
     )
     by = {row.sampler: row for row in rows if row.metric == "nats_per_symbol"}
-    symbols, each = sum(map(len, texts)), math.log(len(VOCABULARY.inner_ids))
+    symbols = sum(map(len, texts))
+    others = symbols - "".join(texts).count("0")
+    each = 30 * others + 0.0  # a zero is certain; any other symbol, and the end, cost 30
     if end_positions:
-        lengths = -sum(LANGUAGE.length_log_prob(len(text)) for text in texts)
-        assert by["causal"].value == pytest.approx(each + lengths / symbols)
+        each -= sum(LANGUAGE.length_log_prob(len(text)) for text in texts)
     else:
-        assert by["causal"].value == math.inf  # the uniform model never ends a string
+        each += 30 * len(texts)
+    assert by["causal"].value == pytest.approx(each / symbols, rel=1e-6)
     model = yardsticks.fit_yardsticks(LANGUAGE, 0).model
     log_p = model.log_probs([VOCABULARY.encode(text) for text in texts])
     assert by["ngram"].value == pytest.approx(-log_p.sum() / symbols)
@@ -338,7 +340,9 @@ def test_editing_counts_a_lost_anchor() -> None:
         clean,
         lambda *_: repair.Fixed(clean, [1] * 40),
     )
-    assert all(r.value == 1.0 for r in rows if r.metric != "strings_per_second")
+    own = [r for r in rows if r.sampler == "edit" and r.metric != "strings_per_second"]
+    assert all(r.value == 1.0 for r in own)
+    assert pick([r for r in rows if r.sampler == "ngram"], "anchors_kept").value == 1.0
     assert pick(rows, "anchors_kept").baseline == 1.0
     assert pick(rows, "parses").baseline < 0.6  # type: ignore[operator]
     garbage = repair.Fixed(["=" * len(text) for text in clean], [1] * 40)

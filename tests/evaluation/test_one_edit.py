@@ -101,8 +101,8 @@ def oracle(clean: list[str], probability: float | None = None) -> Any:
 
 
 def test_one_edit_rows_are_complete() -> None:
-    clean = LANGUAGE.sample_many(40, np.random.default_rng(1))
-    plan = Plan(num_samples=40, repair_methods=("channel", "draft"))
+    clean = LANGUAGE.sample_many(20, np.random.default_rng(1))
+    plan = Plan(num_samples=20, repair_methods=("channel", "draft"))
     rows = rows_of(one_edit_suite, subject(Uniform()), plan, clean, oracle(clean))
     by = {
         (row.sampler, row.metric, row.settings["edits"], row.settings["damage"]): row
@@ -149,8 +149,8 @@ def test_known_damage_reaches_the_task_in_one_place(monkeypatch: pytest.MonkeyPa
 
 
 def test_probabilities_are_compared_with_what_is_right() -> None:
-    clean = LANGUAGE.sample_many(40, np.random.default_rng(1))
-    plan = Plan(num_samples=40, repair_methods=("channel",))
+    clean = LANGUAGE.sample_many(15, np.random.default_rng(1))
+    plan = Plan(num_samples=15, repair_methods=("channel",))
     rows = rows_of(one_edit_suite, subject(Uniform()), plan, clean, oracle(clean, 0.7))
     error = pick(rows, "calibration_error", damage="unknown")
     assert error.value == pytest.approx(0.3)  # always right, with probability 0.7
@@ -159,7 +159,7 @@ def test_probabilities_are_compared_with_what_is_right() -> None:
     right = [row for row in rows if (row.sampler, row.metric) == ("channel", "right")]
     bins = [row for row in right if row.settings["edits"] == 2]
     assert [row.settings["bin"] for row in bins] == list(range(1, 11))
-    assert sum(row.count for row in bins) == 40
+    assert sum(row.count for row in bins) == 15
     assert {row.value for row in bins} == {1.0}
 
 

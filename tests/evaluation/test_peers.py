@@ -97,6 +97,7 @@ def test_configurations_are_documents_of_other_keys() -> None:
     assert any(isinstance(v, dict) for d in documents for v in json.loads(d).values())
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("installed")
 def test_rows_of_json_have_the_tool_and_another_kind_of_documents() -> None:
     clean = JSON.sample_many(12, np.random.default_rng(0))

@@ -226,8 +226,7 @@ class _Measured:
             rows.add_all(self._figures(fixed.texts, strings), baseline, ceiling)
             rows.add_cost(fixed.evaluations, seconds, plan.rng(61))
             right[name] = [a == b for a, b in zip(fixed.texts, strings.clean, strict=True)]
-            if fixed.probabilities:
-                self._add_calibration(rows, fixed.probabilities, right[name])
+            self._add_calibration(rows, fixed.probabilities, right[name])
         yardsticks = (MODELLESS, *self.yardsticks.repairers())
         self._add_differences("exact_gain", settings, right, yardsticks)
         # Tools of others leave a valid document as it is.
@@ -264,10 +263,14 @@ class _Measured:
                 rows.add(metric, metrics.paired_difference(right[name], right[best]))
 
     def _add_calibration(
-        self, rows: RowGroup, probabilities: Sequence[float], right: Sequence[bool]
+        self, rows: RowGroup, given: Sequence[float | None], flags: Sequence[bool]
     ) -> None:
-        """Add the expected calibration error and the reliability table."""
+        """Add the expected calibration error and the reliability table of probabilities."""
         plan = self.run.plan
+        pairs = [(p, flag) for p, flag in zip(given, flags) if p is not None]
+        if not pairs:
+            return
+        probabilities, right = [p for p, _ in pairs], [flag for _, flag in pairs]
         error = metrics.calibration_error(probabilities, right, plan.rng(65))
         by_chance = metrics.calibration_by_chance(probabilities, plan.rng(66))
         rows.add("calibration_error", error, ceiling=by_chance)

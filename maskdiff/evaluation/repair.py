@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -131,12 +131,12 @@ class Fixed:
     """Repaired or filled texts in the order given, and the evaluations of each.
 
     Attributes:
-        probabilities: The calibrated probability of each text; empty where there is none.
+        probabilities: The calibrated probability of each text, None where there is none.
     """
 
     texts: list[str]
     evaluations: list[int]
-    probabilities: list[float] = field(default_factory=list)
+    probabilities: Sequence[float | None] = ()
 
 
 # (loaded, corrupted, method, sigma or None where the method is not given it, seed, what is known)
@@ -172,12 +172,7 @@ def fix_with_tasks(
     pairs = zip(texts, results, strict=True)
     fixed = [text if result.error else result.text for text, result in pairs]
     probabilities = [getattr(result, "probability", None) for result in results]
-    certain = [p for p in probabilities if p is not None]
-    return Fixed(
-        fixed,
-        [result.evaluations for result in results],
-        certain if len(certain) == len(results) else [],
-    )
+    return Fixed(fixed, [result.evaluations for result in results], probabilities)
 
 
 # -------------------------------------------------------------------------------------------- suite

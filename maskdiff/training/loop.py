@@ -28,7 +28,6 @@ from maskdiff.languages import Vocabulary, make_language, model_vocabulary, toke
 from maskdiff.models.losses import sums_by, weighted_nll
 from maskdiff.models.universal import LATE_INPUTS, UniversalDenoiser
 from maskdiff.noise import MODES, Strings, mixture, reference_noise
-from maskdiff.training.budget import Budget, spread_evaluations
 from maskdiff.training.compiling import compiled
 from maskdiff.training.conditioning import DROPOUT, NOISE, couple, self_condition
 from maskdiff.training.console import STREAM, write_line
@@ -48,6 +47,7 @@ from maskdiff.training.state import (
     restore,
     with_absolute_paths,
 )
+from maskdiff.training.time_limit import TimeLimit, spread_evaluations
 
 
 class NotFinite(UserError):
@@ -62,8 +62,6 @@ class Trainer:
         folder: of its files; made if missing.
         resume: continue the run of `last.pt` in `folder`.
         init: a checkpoint of initial weights; not together with `resume`.
-        started: `time.monotonic()` at the start of the command, from which the option `minutes`
-            counts; now by default.
 
     Raises:
         ConfigError: options do not fit each other or the run that is resumed.
@@ -71,12 +69,7 @@ class Trainer:
     """
 
     def __init__(
-        self,
-        config: Config,
-        folder: Path,
-        resume: bool = False,
-        init: str | Path | None = None,
-        started: float | None = None,
+        self, config: Config, folder: Path, resume: bool = False, init: str | Path | None = None
     ):
         train = spread_evaluations(config.train)
         if resume and init is not None:
@@ -95,12 +88,13 @@ class Trainer:
         payload = None if source is None else checkpoint.load(source, self.device)
         shown = quote(str(source))
         self.vocabulary = vocabulary = self._vocabulary(config, payload, shown)
-        merges = vocabulary.merges
-        self.lengths = token_lengths(self.language, vocabulary).tolist() if merges else ()
+        self.lengths = (
+            token_lengths(self.language, vocabulary).tolist() if vocabulary.merges else ()
+        )
         longest = config.language.max_len
         model_config = replace(config.model, vocab_size=len(vocabulary), block_size=longest)
         self.config = replace(config, model=model_config, train=train)
-        self.budget = Budget(train.minutes, time.monotonic() if started is None else started)
+        self.time_limit = TimeLimit(train.minutes)
         self.note = self.language.note
         if resume and payload is not None:
             self.note = self.note or self._check_same(payload, shown)
@@ -324,7 +318,7 @@ class Trainer:
         with bar:
             while not self.finished and not self.stopped():
                 # The step and its counters.
-                before = self.budget.clock()
+                before = self.time_limit.clock()
                 batch, inner_tokens = next(batches)
                 start = time.perf_counter()
                 self.curve.loss, by_mode = self.step(batch, inner_tokens)
@@ -350,24 +344,24 @@ class Trainer:
 
     def speed_known(self, before: float) -> bool:
         """Count a step that began at `before`; whether the leader has measured enough of them."""
-        known = self.budget.note_step(self.budget.clock() - before)
+        known = self.time_limit.note_step(self.time_limit.clock() - before)
         return bool(self.world.maximum(int(known and self.world.is_leader)))
 
     def set_length(self) -> TrainConfig:
         """Set the steps of the run by its speed and the time that is left; returns the options."""
-        clock, train, progress = self.budget.clock, self.config.train, self.progress
+        clock, train, progress = self.time_limit.clock, self.config.train, self.progress
         times = [clock()]
         for measured in (self.save_usable, self.validate):
             measured()
             times.append(clock())
-        steps, interval = self.budget.plan(train, progress.step, times)
+        steps, interval = self.time_limit.plan(train, progress.step, times)
         share = self.world.is_leader  # the other processes take the leader's numbers
         self.limit(self.world.maximum(steps * share), self.world.maximum(interval * share))
         progress.budget = train.minutes
         if self.world.is_leader:
             self.files.write("config.yaml", dump_yaml(with_absolute_paths(self.config)).encode())
             self.save("last.pt")
-            write_line(f"{train.minutes:g} minutes are about {self.config.train.max_iters:,} steps")
+            write_line(f"{train.minutes:g} min are about {self.config.train.max_iters:,} steps")
         return self.config.train
 
     def limit(self, steps: int, eval_interval: int) -> None:

@@ -32,14 +32,14 @@ ALWAYS: dict[str, Any] = {
     "muon_lr": 0.02, "ema": 0.999, "warmup_iters": 100, "decay_share": 0.6, "eval_interval": 0,
     "eval_samples": 512, "live_samples": 16, "patience": 5,
 }  # fmt: skip
-# Options by the number of distinct lines to train on: the last row whose number is reached. The
-# second table replaces `n_layer` and `n_embd` where the time does not suffice for a larger model.
+# Options by the number of distinct lines to train on: the last row whose number is reached.
 SIZES: tuple[tuple[int, dict[str, Any]], ...] = (
     (0, {"n_embd": 96, "n_layer": 2, "k_iter": 2, "dropout": 0.2, "weight_decay": 0.1}),
     (FEW, {"n_embd": 128, "n_layer": 2, "k_iter": 2, "dropout": 0.1, "weight_decay": 0.05}),
     (MANY, {"n_embd": 192, "n_layer": 2, "k_iter": 2, "dropout": 0.05, "weight_decay": 0.01}),
     (100_000, {"n_embd": 256, "n_layer": 3, "k_iter": 2, "dropout": 0.0, "weight_decay": 0.01}),
 )
+# The largest `n_embd` by the minutes of the run: the last row whose number is reached.
 LARGEST: tuple[tuple[float, int], ...] = ((0.0, 96), (4.0, 128), (8.0, 192), (20.0, 256))
 # What to expect, by the number of distinct lines to train on.
 VERDICTS = (
@@ -136,21 +136,26 @@ def with_recipe(
     if config.language.language in LANGUAGES or not folder.is_dir():
         return config, []
     lines = [line for _, line in numbered_lines(folder)]
-    longest = given.get("max_len", LONGEST)
-    corpus = corpus_facts([line for line in lines if len(line) <= int(longest) - 2])
+    longest = config.language.max_len if "max_len" in given else LONGEST
+    corpus = corpus_facts([line for line in lines if len(line) <= longest - 2])
     limits = {} if given.keys() & {"minutes", "max_iters"} else {"minutes": MINUTES, "max_iters": 0}
     minutes = limits.get("minutes", config.train.minutes)
     chosen = chosen_options(corpus, config.train.purpose, minutes)
     if fixed_model:
         chosen = {name: chosen[name] for name in chosen.keys() - options(SECTIONS["model"]).keys()}
-    known = {**chosen, **limits, **given}
-    return load_config(None, known), expectations(folder.resolve().name, corpus, config, minutes)
+    shares = config.train.mode_shares()
+    left = max(0.0, 1.0 - sum(share for name, share in shares.items() if name in given))
+    for name in shares.keys() & chosen.keys() - given.keys():
+        chosen[name] = min(chosen[name], left)
+    complete = load_config(None, {**chosen, **limits, **given})
+    return complete, expectations(folder.resolve().name, corpus, complete)
 
 
-def expectations(name: str, corpus: CorpusFacts, config: Config, minutes: float) -> list[str]:
+def expectations(name: str, corpus: CorpusFacts, config: Config) -> list[str]:
     """Return the lines, at most five, that say what to expect of a run."""
+    minutes = config.train.minutes
     verdict = [text for least, text in VERDICTS if least <= corpus.train][-1]
-    time = f"{minutes:g} minutes" if minutes else f"{config.train.max_iters:,} steps"
+    time = f"{minutes:g} min" if minutes else f"{config.train.max_iters:,} steps"
     return [
         f"{name}: {corpus.lines:,} lines ({corpus.distinct:,} distinct), {corpus.symbols} symbols, "
         f"longest line {corpus.longest}",

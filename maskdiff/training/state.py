@@ -82,7 +82,8 @@ class Curve:
 # rate with its schedule, so that a run that diverged can be continued. Others make another run.
 FREE = {
     "max_iters", "minutes", "patience", "checkpoint_dir", "name", "device", "threads", "amp",
-    "compile", "log_interval", "save_interval", "eval_interval", "eval_samples", "live_samples", "lr", "muon_lr",
+    "compile", "log_interval", "save_interval", "eval_interval", "eval_samples", "live_samples",
+    "lr", "muon_lr",
     "weight_decay", "grad_clip", "warmup_iters", "decay_share", "decay", "min_lr_ratio",
     "validity", "validity_timeout", "skip_invalid", "accept_ambiguous",
 }  # fmt: skip
@@ -171,10 +172,12 @@ def _is_path(value: str) -> bool:
 def with_absolute_paths(config: Config) -> Config:
     """`config` with absolute paths of the user's files, which any working directory can read."""
     language = config.language
-    for key in PATHS:
-        if _is_path(path := getattr(language, key)):
-            language = replace(language, **{key: str(Path(path).absolute())})
-    return replace(config, language=language)
+
+    def absolute(path: str) -> str:
+        return str(Path(path).absolute()) if _is_path(path) else path
+
+    name, attempts = absolute(language.language), absolute(language.attempts)
+    return replace(config, language=replace(language, language=name, attempts=attempts))
 
 
 class Ema:

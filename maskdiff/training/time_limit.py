@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from maskdiff.config import TrainConfig
 from maskdiff.config.limits import MAX_COUNT
@@ -33,17 +33,17 @@ def spread_evaluations(train: TrainConfig) -> TrainConfig:
 
 
 @dataclass
-class Budget:
+class TimeLimit:
     """The speed of a run, measured over its first steps.
 
     Attributes:
         minutes: of the whole command.
-        started: value of `clock` when the command started.
+        started: value of `clock` when the command started; now by default.
         clock: the time in seconds.
     """
 
     minutes: float
-    started: float
+    started: float = field(default_factory=time.monotonic)
     clock: Callable[[], float] = time.monotonic
     _skipped: int = 0
     _measured: int = 0

@@ -88,9 +88,7 @@ class Trainer:
         payload = None if source is None else checkpoint.load(source, self.device)
         shown = quote(str(source))
         self.vocabulary = vocabulary = self._vocabulary(config, payload, shown)
-        self.lengths = (
-            token_lengths(self.language, vocabulary).tolist() if vocabulary.merges else ()
-        )
+        self.lengths = self._token_lengths()
         longest = config.language.max_len
         model_config = replace(config.model, vocab_size=len(vocabulary), block_size=longest)
         self.config = replace(config, model=model_config, train=train)
@@ -144,6 +142,11 @@ class Trainer:
         if pieces and payload is not None and payload["vocabulary"].get("merges"):
             return checkpoint.stored_pieces(payload, self.language, shown)
         return model_vocabulary(self.language, config.model)
+
+    def _token_lengths(self) -> list[float]:
+        """P(n) that a string has n pieces; empty for a vocabulary of characters."""
+        merges = self.vocabulary.merges
+        return token_lengths(self.language, self.vocabulary).tolist() if merges else []
 
     def _resume_from(self, payload: dict[str, Any], shown: str) -> None:
         """Restore the run of `payload`. Raises CheckpointError."""

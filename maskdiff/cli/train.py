@@ -235,7 +235,6 @@ def comparison(trainer: Trainer) -> list[str]:
 
     if trainer.config.language.language in LANGUAGES:
         return []
-
     loaded = load_denoiser(trainer.folder / "best.pt", trainer.device)
     return closing_comparison(loaded, trainer.language)
 

@@ -142,7 +142,8 @@ def with_recipe(
     minutes = limits.get("minutes", config.train.minutes)
     chosen = chosen_options(corpus, config.train.purpose, minutes)
     if fixed_model:
-        chosen = {name: chosen[name] for name in chosen.keys() - options(SECTIONS["model"]).keys()}
+        shape = {*options(SECTIONS["model"]), "max_len"}
+        chosen = {name: value for name, value in chosen.items() if name not in shape}
     shares = config.train.mode_shares()
     left = max(0.0, 1.0 - sum(share for name, share in shares.items() if name in given))
     for name in shares.keys() & chosen.keys() - given.keys():

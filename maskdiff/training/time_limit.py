@@ -16,7 +16,7 @@ from maskdiff.config import TrainConfig
 from maskdiff.config.limits import MAX_COUNT
 
 EVALUATIONS = (3, 20)  # least and greatest number of validations that an interval of 0 stands for
-EVALUATED = 0.1  # largest share of the time for these validations, if that allows the least number
+EVALUATED = 0.1  # largest share of the time for more validations than the least number
 SKIPPED, MEASURED = 20, 100  # steps that are not measured (start-up, compilation), and that are
 SKIPPED_SHARE, MEASURED_SHARE = 0.05, 0.15  # shares of the time after which fewer steps count
 CLOSING = 3.0  # seconds for what follows the last step, besides one more validation

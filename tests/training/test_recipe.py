@@ -147,6 +147,7 @@ def test_initial_weights_keep_their_shape(corpus: str) -> None:
     given = {"language": corpus}
     config, _ = with_recipe(load_config(None, given), explicit(None, given), fixed_model=True)
     assert config.model == load_config(None, {}).model
+    assert config.language.max_len == load_config(None, {}).language.max_len
     assert config.train.causal_share == PURPOSES["repair"]["causal_share"]
 
 

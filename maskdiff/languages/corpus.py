@@ -30,7 +30,7 @@ from maskdiff.utils.lines import split_lines
 CORPUS, GRAMMAR = "corpus.txt", "grammar.lark"
 MAX_BYTES = 256_000_000  # of a corpus
 MAX_SYMBOLS = 4096  # different characters of a corpus
-LONGEST = 1024  # the largest max_len, in tokens
+SHORTEST, LONGEST = 5, 1024  # the smallest and the largest max_len, in tokens
 SHOWN = 3  # bad lines in an error message
 COUNTED = 200  # lines, of all lengths, whose derivations are counted
 PROBED = 20  # lines on which a checker is tested for truth values
@@ -154,6 +154,12 @@ def numbered_lines(folder: Path) -> list[Line]:
     if not numbered:
         raise DataError(f"{folder / CORPUS} has no lines; write one string a line")
     return numbered
+
+
+def needed_max_len(folder: Path) -> int:
+    """Return the `max_len` of the longest line, `LONGEST` at most. Raises `DataError`."""
+    longest = max(len(line) for _, line in numbered_lines(folder))
+    return min(max(longest + 2, SHORTEST), LONGEST)
 
 
 def folder_grammar(config: LanguageConfig) -> GrammarSource | None:

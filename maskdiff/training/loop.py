@@ -26,7 +26,7 @@ from maskdiff.checkpoint import resolve_device
 from maskdiff.config import Config
 from maskdiff.config_io import dump_yaml
 from maskdiff.data import Batches, PackedCanvases, pack, step_generator
-from maskdiff.errors import ConfigError, LogitsError, UserError, quote
+from maskdiff.errors import CheckpointError, ConfigError, LogitsError, UserError, quote
 from maskdiff.languages import LANGUAGES, Vocabulary, make_language, model_vocabulary, token_lengths
 from maskdiff.models.losses import sums_by, weighted_nll
 from maskdiff.models.universal import LATE_INPUTS, UniversalDenoiser
@@ -35,6 +35,7 @@ from maskdiff.training.compiling import compiled
 from maskdiff.training.conditioning import DROPOUT, NOISE, couple, self_condition
 from maskdiff.training.console import STREAM, write_line
 from maskdiff.training.distributed import World, join_world, shard
+from maskdiff.training.fitting import fit_ngram
 from maskdiff.training.folder import RunFolder
 from maskdiff.training.monitor import Monitor
 from maskdiff.training.optimizers import lr_scale, make_optimizers, set_lr
@@ -98,6 +99,8 @@ class Trainer:
         if resume and payload is not None:
             self.note = self.note or self._check_same(payload, shown)
 
+        self.ngram = fit_ngram(self.language) if self.world.is_leader else None
+
         # The model, its optimizers and counters, from random weights or a checkpoint.
         torch.manual_seed(train.seed)
         try:
@@ -156,6 +159,10 @@ class Trainer:
 
         Inputs that it lacks stay zero. Raises CheckpointError.
         """
+        if checkpoint.is_fit(payload):
+            raise CheckpointError(
+                f"{shown} holds an n-gram alone: there are no weights to start from"
+            )
         model = self.model.state_dict()
         new = {name: model[name] for name in LATE_INPUTS if name in model}
         weights = {**new, **payload["weights"]}
@@ -451,6 +458,7 @@ class Trainer:
             metrics=progress.metrics,
             provenance=provenance,
             lengths=self.lengths,
+            ngram=self.ngram,
             **extra,
         )
         self.files.write(name, checkpoint.to_bytes(payload))

@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -29,6 +29,7 @@ from maskdiff.data import Batches, PackedCanvases, pack, step_generator
 from maskdiff.errors import CheckpointError, ConfigError, LogitsError, UserError, quote
 from maskdiff.languages import LANGUAGES, Vocabulary, make_language, model_vocabulary, token_lengths
 from maskdiff.models.losses import sums_by, weighted_nll
+from maskdiff.models.ngram import NGram
 from maskdiff.models.universal import LATE_INPUTS, UniversalDenoiser
 from maskdiff.noise import MODES, Strings, mixture, reference_noise
 from maskdiff.training.compiling import compiled
@@ -99,8 +100,6 @@ class Trainer:
         if resume and payload is not None:
             self.note = self.note or self._check_same(payload, shown)
 
-        self.ngram = fit_ngram(self.language) if self.world.is_leader else None
-
         # The model, its optimizers and counters, from random weights or a checkpoint.
         torch.manual_seed(train.seed)
         try:
@@ -133,6 +132,11 @@ class Trainer:
         if self.world.is_leader:
             self.monitor = Monitor(self.config, self.language, vocabulary, folder, self.first())
         self.stop_signal: int | None = None
+
+    @cached_property
+    def ngram(self) -> NGram | None:
+        """The n-gram of the corpus, which every checkpoint holds; None for other languages."""
+        return fit_ngram(self.language)
 
     def _check_same(self, payload: dict[str, Any], shown: str) -> str:
         """Check that options and strings are those of `payload`; returns a note for the user."""

@@ -259,14 +259,20 @@ def _count(columns: Sequence[Ints], weights: Ints | None, vocabulary: Vocabulary
         vocabulary: The vocabulary.
     """
     size = len(vocabulary)
-    target, node = columns[0], np.zeros(len(columns[0]), dtype=np.int64)
-    rows, contexts, levels = np.arange(len(target)), np.zeros(1, dtype=np.int64), []
+    target, *context = columns
+    # Rows in the order of their contexts, by stable sorts from the farthest symbol to the nearest.
+    # Equal contexts of every length then follow one another.
+    rows = np.arange(len(target))
+    for symbols in reversed(context):
+        rows = rows[np.argsort(symbols[rows].astype(np.int16), kind="stable")]  # a radix sort
+    node, contexts, levels = np.zeros(len(rows), dtype=np.int64), np.zeros(1, dtype=np.int64), []
     for depth, symbols in enumerate(columns):
         if depth:
             kept = symbols[rows] != vocabulary.pad
             rows = rows[kept]
             keys = node[kept] * size + symbols[rows]
-            contexts, node = np.unique(keys, return_inverse=True)
+            new = np.append(np.ones(min(len(keys), 1), dtype=bool), keys[1:] != keys[:-1])
+            contexts, node = keys[new], np.cumsum(new) - 1
         keys = node * size + target[rows]
         if weights is None:
             pairs, counts = np.unique(keys, return_counts=True)

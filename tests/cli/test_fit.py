@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from maskdiff.config import TrainConfig
 from maskdiff.errors import ConfigError, DataError
 from maskdiff.languages import split_of
 from maskdiff.models.ngram_denoiser import NGramDenoiser
-from tests.helpers.corpora import folder, lines
+from tests.helpers.corpora import GRAMMAR, folder, lines
 from tests.helpers.tiny import tiny_checkpoint
 
 
@@ -43,6 +44,18 @@ def test_fits_a_folder_and_prints_a_command_that_works(
     assert words[:2] == ["python", "inference.py"]
     assert inference(words[2:]) == 0
     assert capsys.readouterr().out.strip()
+
+
+def test_a_grammar_makes_every_answer_parse(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder(home / "pairs", lines(400), GRAMMAR)
+    assert main(["fit", "pairs", "--accept_ambiguous"]) == 0
+    capsys.readouterr()
+    machine = ["--grammar", "--checkpoint", "runs/pairs/best.pt"]
+    for command in (["repair", "a17;b=4"], ["edit", "a?1?;?=4"], ["generate", "--num", "3"]):
+        assert inference([*command, *machine]) == 0
+        answers = [line.split("\t")[0] for line in capsys.readouterr().out.splitlines()]
+        assert answers
+        assert all(re.fullmatch(r"[abc]=\d+(;[abc]=\d+)*", answer) for answer in answers)
 
 
 def test_options_of_the_language_hold(home: Path) -> None:

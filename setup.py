@@ -23,7 +23,6 @@ setup(
     install_requires=[
         "torch>=2.2",
         "numpy>=1.24",
-        "einops>=0.6",
         "tqdm>=4.60",
         "PyYAML>=6.0",
         "tensorboard>=2.12",

@@ -316,8 +316,16 @@ def load_config(
 
     Raises ConfigError.
     """
+    given = given_options(path, overrides)
+    return check(config_from_dict(given, base=base), str(path or ""))
+
+
+def given_options(
+    path: str | Path | None, overrides: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """Return the options that the YAML file at `path` and `overrides` set. Raises ConfigError."""
     given = {} if path is None else _explicit(Path(path), ())
-    return check(config_from_dict({**given, **(overrides or {})}, base=base), str(path or ""))
+    return {**given, **(overrides or {})}
 
 
 def _explicit(path: Path, above: tuple[Path, ...]) -> dict[str, Any]:

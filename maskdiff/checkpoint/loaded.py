@@ -165,10 +165,11 @@ class LanguageOverride:
     What a checkpoint itself names as folder or checker is neither opened nor imported.
 
     Attributes:
-        folder: Read the language again from this folder (it may have a grammar now).
+        folder: Read the language again from this folder (it may have a grammar now) or file.
         validity: `MODULE:FUNCTION` that checks texts.
         skip_invalid, accept_ambiguous, start, spacing: As in `LanguageConfig`, for the folder.
         validity_timeout: Seconds for one text.
+        field: The column or key of the corpus; by default that of the checkpoint.
     """
 
     folder: str = ""
@@ -178,12 +179,14 @@ class LanguageOverride:
     start: str = ""
     spacing: str = ""
     validity_timeout: float = LanguageConfig.validity_timeout
+    field: str = ""
 
     @classmethod
     def of(cls, args: argparse.Namespace) -> LanguageOverride:
         """Return the values of the flags of `cli.add_language_flags`."""
         return cls(
             folder=args.language,
+            field=args.field,
             validity=args.validity,
             skip_invalid=args.skip_invalid,
             accept_ambiguous=args.accept_ambiguous,
@@ -311,12 +314,12 @@ def _language(
     config: LanguageConfig, state: Mapping[str, Any], override: LanguageOverride, shown: str
 ) -> Language:
     """The language of a checkpoint, or that of the folder of `override`."""
-    from maskdiff.languages import LANGUAGES, make_language, restore_language
+    from maskdiff.languages import LANGUAGES, has_columns, make_language, restore_language
 
     if override.validity:
         config = replace(config, validity_timeout=override.validity_timeout)
     if not override.folder:
-        for name in ("skip_invalid", "accept_ambiguous", "start", "spacing"):
+        for name in ("field", "skip_invalid", "accept_ambiguous", "start", "spacing"):
             if getattr(override, name):
                 raise ConfigError(f"{name} is for a folder; give --language DIR, too")
         try:
@@ -338,6 +341,7 @@ def _language(
     config = replace(
         config,
         language=override.folder,
+        field=override.field or (config.field if has_columns(Path(override.folder)) else ""),
         validity=override.validity,
         skip_invalid=override.skip_invalid,
         accept_ambiguous=override.accept_ambiguous or config.accept_ambiguous,

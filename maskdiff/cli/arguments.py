@@ -329,7 +329,13 @@ def add_language_flags(parser: argparse.ArgumentParser) -> None:
         "--language",
         default="",
         metavar="DIR",
-        help="read the folder again (it may have a grammar now)",
+        help="read the folder (it may have a grammar now) or file again",
+    )
+    group.add_argument(
+        "--field",
+        default="",
+        metavar="NAME",
+        help="column or key of its corpus (default: that of the checkpoint)",
     )
     group.add_argument(
         "--validity",
@@ -364,6 +370,8 @@ def add_language_flags(parser: argparse.ArgumentParser) -> None:
 
 def use_threads(count: int) -> None:
     """Let torch use `count` CPU threads; 0 keeps its default."""
+    # torch ignores a Ctrl-C that arrives while it imports numpy itself, so numpy comes first.
+    import numpy  # noqa: F401
     import torch
 
     if count:

@@ -1,15 +1,20 @@
 """Measure checkpoints: generation, repair, editing, likelihood and speed, each beside its baseline
 and its ceiling.
 
-    python benchmark.py                                          # checkpoints/best.pt, the usual
-    samplers python benchmark.py --sampler autoregressive --num_samples 1000 --suite generation
-    python benchmark.py --sampler maskgit --length 40..62        # long strings only python
-    benchmark.py --checkpoint a.pt b.pt --json out.json --markdown out.md --plots plots/ python
-    benchmark.py --suite repetition --checkpoint checkpoints/arithmetic-bpe.pt   # run-on python
-    benchmark.py --suite solve --checkpoint checkpoints/arithmetic-steps.pt      # by strategy
-    python benchmark.py --reproduce --seeds 3                    # the reference, into
-    docs/results.md python benchmark.py --reproduce --no_training                # the same of what
-    is trained already
+    # checkpoints/best.pt with the usual samplers
+    python benchmark.py
+    python benchmark.py --sampler autoregressive --num_samples 1000 --suite generation
+    # long strings only
+    python benchmark.py --sampler maskgit --length 40..62
+    python benchmark.py --checkpoint a.pt b.pt --json out.json --markdown out.md --plots plots/
+    # strings that do not end
+    python benchmark.py --suite repetition --checkpoint checkpoints/arithmetic-bpe.pt
+    # problems, by strategy
+    python benchmark.py --suite solve --checkpoint checkpoints/arithmetic-steps.pt
+    # the reference, into docs/results.md
+    python benchmark.py --reproduce --seeds 3
+    # the same of what is trained already
+    python benchmark.py --reproduce --no_training
 
 Nothing is constrained or rejected: every string drawn is counted. Metrics are defined in
 docs/metrics.md.

@@ -15,8 +15,8 @@ from maskdiff.errors import CheckpointError, ConfigError, quote
 if TYPE_CHECKING:
     from maskdiff.training.fitting import Fit
 
-OPTIONS = ("max_len", "validity", "validity_timeout", "skip_invalid", "accept_ambiguous", "start",
-           "spacing")  # fmt: skip
+OPTIONS = ("max_len", "field", "validity", "validity_timeout", "skip_invalid", "accept_ambiguous",
+           "start", "spacing")  # fmt: skip
 
 
 def add_fit_command(verbs: Any) -> None:
@@ -24,10 +24,10 @@ def add_fit_command(verbs: Any) -> None:
     verb = verbs.add_parser(
         "fit",
         help="a model of the lines of a folder, in seconds",
-        description="Fits an n-gram to FOLDER/corpus.txt and writes it as a checkpoint, which "
+        description="Fits an n-gram to the lines of a corpus and writes it as a checkpoint, which "
         "inference.py and benchmark.py read as they read a trained one.",
     )
-    verb.add_argument("folder", metavar="FOLDER", help="a folder with corpus.txt")
+    verb.add_argument("folder", metavar="FOLDER", help="a folder with a corpus, or a file")
     verb.add_argument(
         "--out", metavar="FILE", help="the checkpoint (default: runs/NAME/best.pt, of the folder)"
     )
@@ -40,18 +40,19 @@ def add_fit_command(verbs: Any) -> None:
 
 def run_fit(args: argparse.Namespace) -> int:
     """Fit, write the checkpoint and print three lines. Raises UserError."""
-    folder = Path(args.folder)
-    name = folder.resolve().name
+    from maskdiff.languages.corpus_file import corpus_name
+
+    name = corpus_name(Path(args.folder))
     out = Path(args.out) if args.out else Path("runs") / name / "best.pt"
     if out.exists() and not args.overwrite:
         check_replaceable(out)
     from maskdiff import checkpoint
-    from maskdiff.languages.corpus import needed_max_len
+    from maskdiff.languages.corpus import fit_max_len
     from maskdiff.training.fitting import fit_corpus
 
     given = overrides(args, LanguageConfig) | {"language": args.folder}
-    given.setdefault("max_len", needed_max_len(folder))
-    fit = fit_corpus(LanguageConfig(**given), name)
+    config = LanguageConfig(**given)
+    fit = fit_corpus(config if "max_len" in given else fit_max_len(config), name)
     checkpoint.save(out, fit.payload())
     print("\n".join(summary(fit, out)))
     return 0

@@ -11,6 +11,8 @@
     python inference.py edit "(+(*75)10)=45" --replace 2:7 --length 5..9    # a span of a new length
     python inference.py solve "(+ 3 (* 2 4))" --strategy adaptive --show    # docs/stepwise.md
     python inference.py repair --input damaged.txt --json   # one string a line; - is standard input
+    python inference.py repair --input data.csv --column rule --output fixed.csv \
+        --min_probability 0.9                               # docs/repair-a-file.md
 
 Text output has four columns: the string, whether it parses or even holds, its score (log p per
 symbol, nats), evaluations; of new strings and completions a fifth: why it ended (eos, stop, length,
@@ -20,7 +22,7 @@ own, with --top the alternatives: rank, string, verdict, share, edits. With --st
 appears as it is drawn. With --json every line is one object, see docs/formats.md. A bad line is
 reported in its place, the others are processed, and the exit status is 2. Results appear in small
 batches; equal strings are processed once. --timeout limits the time of each string; without an
-answer by then the exit status is 124.
+answer by then the exit status is 124. With --output the answers go to a file, written at the end.
 """
 
 from __future__ import annotations
@@ -32,11 +34,19 @@ from typing import TYPE_CHECKING
 
 from maskdiff.cli import arguments as cli
 from maskdiff.cli import inference_flags
+from maskdiff.cli.output_file import OutputFile, make_requests, open_output
 from maskdiff.cli.solve import run_solve
 from maskdiff.config import CompletionConfig, ControlConfig, DecodeConfig, SamplerConfig
 from maskdiff.config_io import build, load_decoding, overrides, sampler_config
 from maskdiff.errors import ConfigError, DataError, quote
-from maskdiff.utils.batches import LARGEST, LARGEST_ON_GPU, ProgressBar, answer_batches, growing
+from maskdiff.utils.batches import (
+    LARGEST,
+    LARGEST_ON_GPU,
+    ProgressBar,
+    Requests,
+    answer_batches,
+    growing,
+)
 from maskdiff.utils.deadline import Deadline, TimedOut
 from maskdiff.utils.lines import Line
 
@@ -71,35 +81,47 @@ def main(argv: Sequence[str] | None = None) -> int:
     from maskdiff.checkpoint import LanguageOverride, load_denoiser
     from maskdiff.cli.results import ResultPrinter
 
+    output = open_output(args)  # before the model is read, for its errors
     path = args.checkpoint or cli.default_checkpoint()
     loaded = load_denoiser(path, args.device, LanguageOverride.of(args))
     printer = ResultPrinter(args, loaded)
     status = 0
     bar = not printer.streams_to_terminal
-    with ProgressBar("inference.py", "string", total_requests(args), bar) as progress:
-        for number, sample, result in all_results(args, loaded, progress, printer):
+    with ProgressBar("inference.py", "string", total_requests(args, output), bar) as progress:
+        for number, sample, result in all_results(args, loaded, progress, printer, output):
             progress.hide()
-            printer.print_result(number, sample, result)
+            (output or printer).print_result(number, sample, result)
             progress.finished(number)
             status = cli.worse(status, result.finish_reason)
+    if output is not None:
+        output.finish()
     return status
 
 
-def total_requests(args: argparse.Namespace) -> int | None:
+def total_requests(args: argparse.Namespace, output: OutputFile | None = None) -> int | None:
     """Return the number of requests, None if it is not known before they are read."""
+    if output is not None:
+        return len(output.requests)
     return int(args.num) if args.verb == "generate" else cli.count_requests(args)
 
 
 def all_results(
-    args: argparse.Namespace, loaded: Loaded, progress: ProgressBar, printer: ResultPrinter
+    args: argparse.Namespace,
+    loaded: Loaded,
+    progress: ProgressBar,
+    printer: ResultPrinter,
+    output: OutputFile | None = None,
 ) -> Numbered:
     """Yield results in the order of the requests, batch by batch."""
     if args.verb == "generate":
         return run_generate(args, loaded, progress)
+    requests = make_requests(output, args)
     if args.verb == "complete":
-        return run_batches(args, loaded, progress, run_complete(args, loaded, printer), largest=1)
-    largest = LARGEST if loaded.device.type == "cpu" else LARGEST_ON_GPU
-    return run_batches(args, loaded, progress, run_search(args, loaded), largest)
+        work, largest = run_complete(args, loaded, printer), 1
+    else:
+        largest = LARGEST if loaded.device.type == "cpu" else LARGEST_ON_GPU
+        work = run_search(args, loaded)
+    return run_batches(args, loaded, progress, requests, work, largest)
 
 
 # -------------------------- generate
@@ -143,7 +165,12 @@ def decode_config(args: argparse.Namespace) -> DecodeConfig:
 
 
 def run_batches(
-    args: argparse.Namespace, loaded: Loaded, progress: ProgressBar, work: Work, largest: int
+    args: argparse.Namespace,
+    loaded: Loaded,
+    progress: ProgressBar,
+    source: Requests,
+    work: Work,
+    largest: int,
 ) -> Numbered:
     """Yield the results of the requests, in batches of at most `largest`; of 1 with --timeout."""
     from maskdiff.tasks import Result
@@ -157,7 +184,7 @@ def run_batches(
                 yield 0, Result(finish_reason="timeout", input=text, error=str(error))
 
     number = 0
-    with closing(cli.read_requests(args)) as requests:
+    with closing(source) as requests:
         batches = growing(requests, largest if args.timeout is None else 1, PERIOD)
         for number, sample, result in answer_batches(batches, within_timeout):
             yield number, sample, result

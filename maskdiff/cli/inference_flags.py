@@ -88,6 +88,11 @@ def _add_repair(verbs: Any) -> None:
     _flag(verb, "--top", "N", "list the N best alternatives (default 1)", answers, 1)
     _switch(verb, "--script", "print the edits that lead from the input to the result")
     _add_input_flags(verb)
+    _add_output_file_flag(verb)
+    column = "repair this column of --input FILE.csv, or this key of FILE.jsonl; with --output"
+    _flag(verb, "--column", "NAME", column, str, "")
+    least = "with --output: a less probable answer leaves its string as it is (default 0)"
+    _flag(verb, "--min_probability", "P", least, cli.NumberRange(0.0, 1.0), 0.0)
     _add_search_flags(verb)
     _add_output_flags(verb)
 
@@ -108,6 +113,7 @@ def _add_edit(verbs: Any) -> None:
         verb, "--length", "N", "how many new ones: N or N..M (default: as before)", cli.new_length
     )
     _add_input_flags(verb)
+    _add_output_file_flag(verb)
     _add_search_flags(verb)
     _add_output_flags(verb)
     add_config_flags(verb, SamplerConfig)
@@ -136,6 +142,12 @@ def _add_input_flags(verb: cli.Parser) -> None:
     verb.add_argument("texts", nargs="*", metavar="TEXT", help="strings")
     verb.add_argument(
         "--input", metavar="FILE", help="read strings from FILE, one a line; - is standard input"
+    )
+
+
+def _add_output_file_flag(verb: cli.Parser) -> None:
+    verb.add_argument(
+        "--output", metavar="FILE", help="write a copy of --input with the answers, at the end"
     )
 
 

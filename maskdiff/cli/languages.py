@@ -12,7 +12,13 @@ from maskdiff.config import MAX_SEED, LanguageConfig
 from maskdiff.config_io import add_config_flags, overrides
 
 SCHEMA = 1
-CHECKED = ("start", "spacing", "max_len", "validity_timeout")  # options that affect the grammar
+CHECKED = (
+    "field",
+    "start",
+    "spacing",
+    "max_len",
+    "validity_timeout",
+)  # options that affect the grammar
 
 
 def add_languages_command(verbs: Any) -> None:
@@ -43,9 +49,12 @@ def add_languages_command(verbs: Any) -> None:
 
 def run_languages_check(args: argparse.Namespace) -> int:
     """Print the comparison; return 1 if Lark and this package differ. Raises UserError."""
+    from maskdiff.languages import fitted_length
     from maskdiff.languages.check import check_folder
 
-    config = LanguageConfig(**(overrides(args, LanguageConfig) | {"language": args.folder}))
+    given = overrides(args, LanguageConfig)
+    config = LanguageConfig(**(given | {"language": args.folder}))
+    config = config if "max_len" in given else fitted_length(config)
     found = check_folder(config, args.lines, args.draws, args.seed)
     if args.json:
         head = {"schema": SCHEMA, "verb": "languages check", "agrees": found.agrees}

@@ -24,7 +24,14 @@ from typing import TYPE_CHECKING, Any
 
 from maskdiff.cli.arguments import Parser
 from maskdiff.config import Config, LanguageConfig, TrainConfig
-from maskdiff.config_io import add_config_flags, config_from_dict, load_config, overrides
+from maskdiff.config_io import (
+    add_config_flags,
+    check,
+    config_from_dict,
+    given_options,
+    load_config,
+    overrides,
+)
 from maskdiff.errors import CheckpointError, ConfigError, quote
 from maskdiff.training.folder import check_free, in_use
 
@@ -57,6 +64,10 @@ def main(argv: list[str] | None = None) -> int:
     folder = run_folder(config.train, args.resume)
     if resumes_own:
         config = run_config(folder, given)
+    elif "max_len" not in given_options(args.config, given):
+        from maskdiff.languages import fitted_length  # it imports numpy
+
+        config = check(replace(config, language=fitted_length(config.language)))
     return train(config, folder, resume=args.resume, init=args.init)
 
 
@@ -154,16 +165,16 @@ def _saved_config(last: Path) -> Config:
 
 
 def _existing(language: LanguageConfig, last: Path) -> LanguageConfig:
-    """`language` with a folder that exists: as typed, which `last.pt` stores, or as given."""
+    """`language` with a path that exists: as typed, which `last.pt` stores, or as given."""
     from maskdiff.languages import LANGUAGES
 
     given = Path(language.language)
     if language.language in LANGUAGES:
         return language
     typed = Path(_saved_config(last).language.language)
-    if typed.is_dir() and (not given.is_dir() or given.samefile(typed)):
+    if typed.exists() and (not given.exists() or given.samefile(typed)):
         return replace(language, language=str(typed))
-    if not given.is_dir():
+    if not given.exists():
         shown = quote(language.language, 200)
         raise ConfigError(f"the language {shown} of the run is no folder; give it with --language")
     return language
@@ -213,6 +224,9 @@ def introduction(trainer: Trainer) -> list[str]:
     """The lines that are printed before the first step."""
     import torch
 
+    from maskdiff.languages import is_corpus
+    from maskdiff.text.near_duplicates import split_report
+
     train, processes = trainer.config.train, trainer.world.size
     lines = [
         f"{trainer.model.parameter_count():,} parameters on {trainer.device}, "
@@ -220,6 +234,9 @@ def introduction(trainer: Trainer) -> list[str]:
         f"seed {train.seed}; files go to {trainer.folder}",
         trainer.note,
     ]
+    texts = trainer.language.texts() if is_corpus(trainer.config.language) else None
+    if texts and not trainer.resumed:
+        lines.append(split_report(texts))
     if trainer.finished and trainer.resumed:
         lines.append(
             f"nothing to train: {trainer.progress.step:,} steps are made and max_iters is "

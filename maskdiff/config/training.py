@@ -15,11 +15,12 @@ class LanguageConfig(Section):
     language: str = option(
         "arithmetic",
         "arithmetic, arithmetic-steps, arithmetic-corrections, json, python-expressions, or a "
-        "folder with corpus.txt",
+        "folder with corpus.txt (or .csv, .jsonl; any with .gz), or such a file",
     )
     max_len: int = option(
         64,
-        "longest string in tokens, BOS and EOS included; longer draws are rejected",
+        "longest string in tokens, BOS and EOS included; longer draws are rejected; of a corpus "
+        "more by default if its lines need it, up to 514",
         low=5,
         high=1024,
     )
@@ -64,6 +65,9 @@ class LanguageConfig(Section):
         "",
         "symbol between operands; required where the notation is ambiguous",
         choices=("", ",", "_"),
+    )
+    field: str = option(
+        "", "column of a CSV corpus or key of JSON lines; empty is the only one, or `text`"
     )
 
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from maskdiff.decoding.canvas_model import CanvasModel, ending_with
 from maskdiff.decoding.completion import Completion, Decoding
-from maskdiff.decoding.condition import MODES, Conditioned, Summary, condition
+from maskdiff.decoding.condition import CONDITION_MODES, Conditioned, Summary, condition
 from maskdiff.decoding.loop import decode
 from maskdiff.decoding.shared_tree import SharedTree
 from maskdiff.models.causal import CausalModel
@@ -23,7 +23,7 @@ from maskdiff.models.table_model import TableModel
 from maskdiff.models.token_table import TokenTable
 
 __all__ = [
-    "MODES",
+    "CONDITION_MODES",
     "Canonical",
     "CanvasModel",
     "CausalModel",

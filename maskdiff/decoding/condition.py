@@ -40,7 +40,7 @@ from maskdiff.decoding.histories import (
 from maskdiff.errors import CanvasError, ConfigError, nearest, quote
 from maskdiff.models.continuation import ROOT, Canonical, Continuation, Costly, HistoryTree
 
-MODES = ("auto", "exact", "beam", "canonical")
+CONDITION_MODES = ("auto", "exact", "beam", "canonical")
 # Log-probabilities that exact mode keeps at most (2 GiB); it bounds the budget.
 CELLS = 2**28
 # Latent states that widen the beam: some are far likelier early than they turn out to be.
@@ -282,10 +282,10 @@ def condition(
             without a tokenizer.
         CanvasError: For an impossible prefix.
     """
-    if mode not in MODES:
+    if mode not in CONDITION_MODES:
         raise ConfigError(
-            f"mode {quote(mode)} is unknown; the modes are {', '.join(MODES)}: "
-            f"did you mean {nearest(mode, MODES)}?"
+            f"mode {quote(mode)} is unknown; the modes are {', '.join(CONDITION_MODES)}: "
+            f"did you mean {nearest(mode, CONDITION_MODES)}?"
         )
     goal = Goal(model.table, model.latent_states, prefix, whole)
     budget = min(budget, CELLS // len(model.table))

@@ -41,7 +41,7 @@ from maskdiff.evaluation.completion_baselines import (
 )
 from maskdiff.evaluation.completion_methods import (
     BASELINES,
-    MODES,
+    PREFIX_METHODS,
     complete_once,
     next_token,
     next_token_rows,
@@ -90,7 +90,7 @@ def completion_suite(run: SuiteRun) -> None:
 
 def count_completion(plan: Plan) -> int:
     """Return the number of measurements of `completion_suite` at most."""
-    return 2 + len(plan.typed) * (len(MODES) + len(BASELINES)) + (REJECTED in plan.typed)
+    return 2 + len(plan.typed) * (len(PREFIX_METHODS) + len(BASELINES)) + (REJECTED in plan.typed)
 
 
 def methods_for(model: CausalModel, prefixes: Sequence[str]) -> list[str]:
@@ -101,7 +101,7 @@ def methods_for(model: CausalModel, prefixes: Sequence[str]) -> list[str]:
     """
     goals = [Goal(model.table, model.latent_states, prefix.encode()) for prefix in prefixes]
     exact = all(count(goal, BUDGET) <= BUDGET for goal in goals)
-    return [*MODES[not exact :], *(() if model.length_conditioned else BASELINES)]
+    return [*PREFIX_METHODS[not exact :], *(() if model.length_conditioned else BASELINES)]
 
 
 # ------------------------------------------------------------------------------------------- tables
@@ -186,7 +186,7 @@ def _add_likelihoods(
         goal = Goal(model.table, model.latent_states, prefix)
         proposal: Baseline = (
             ConditionedBaseline(condition(model, prefix, method))
-            if method in MODES
+            if method in PREFIX_METHODS
             else BASELINES[method](model, prefix)
         )
         rows = next_token_rows(proposal, goal, Reading(model))
@@ -224,7 +224,7 @@ def _add_completions(
     group.add("calls", metrics.mean(calls, plan.rng(85)))
     milliseconds = [1000 * item.seconds for item in made]
     group.add("milliseconds", metrics.mean(milliseconds, plan.rng(86), Unit.MILLISECONDS))
-    if method in MODES:
+    if method in PREFIX_METHODS:
         summaries = [item.conditioned.summary for item in made if item.conditioned is not None]
         for name in ("histories", "log_z"):
             values = [getattr(summary, name) for summary in summaries]

@@ -37,7 +37,7 @@ BASELINES: dict[str, Callable[[Continuation, bytes], Baseline]] = {
     "token_healing": token_healing,
     "as_they_fall": as_they_fall,
 }
-MODES = ("exact", "beam", "canonical")
+PREFIX_METHODS = ("exact", "beam", "canonical")
 CUTS = 16  # cuts of the text so far that `text_log_prob` follows at every byte
 Rows = Callable[[Sequence[History]], Tensor]
 
@@ -62,7 +62,7 @@ class TimedCompletion:
 def complete_once(model: Continuation, method: str, prefix: bytes, seed: int) -> TimedCompletion:
     """Complete a prefix by a mode or a baseline."""
     start, generator = time.perf_counter(), torch.Generator().manual_seed(seed)
-    if method in MODES:
+    if method in PREFIX_METHODS:
         conditioned = condition(model, prefix, method)
         item = Decoding(conditioned, new_keys(1, generator)).run()[0]
         seconds, before = time.perf_counter() - start, conditioned.summary.calls

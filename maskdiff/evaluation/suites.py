@@ -24,7 +24,6 @@ from maskdiff.evaluation.likelihood import likelihood_suite
 from maskdiff.evaluation.one_edit import count_one_edit, one_edit_suite
 from maskdiff.evaluation.repair import count_repair, fitting_methods, needs_grammar, repair_suite
 from maskdiff.evaluation.repetition import count_repetition, repetition_suite
-from maskdiff.evaluation.report import Report
 from maskdiff.evaluation.rows import (
     MeasurementProgress,
     Plan,
@@ -194,17 +193,6 @@ def iter_suites(
             run = SuiteRun(name, subject, own, texts, seen, progress)
             SUITES[name].run(run)
             yield run.rows
-
-
-def run_suites(
-    subjects: Sequence[Subject],
-    plan: Plan,
-    suites: Sequence[str] = DEFAULT_SUITES,
-    progress: MeasurementProgress = no_progress,
-) -> Report:
-    """Return the report of every subject and suite. Raises ConfigError for an unknown suite."""
-    rows = [row for part in iter_suites(subjects, plan, suites, progress) for row in part]
-    return Report(rows, make_header(subjects, plan, check_suites(suites)))
 
 
 # ------------------------------------------------------------------------------------------- header

@@ -16,7 +16,8 @@ from maskdiff.errors import ConfigError, DataError, nearest, quote
 from maskdiff.languages.arithmetic import ArithmeticLanguage
 from maskdiff.languages.arithmetic_corrections import ArithmeticCorrections
 from maskdiff.languages.arithmetic_steps import ArithmeticSteps
-from maskdiff.languages.corpus import checked_counts, open_corpus, restore_corpus
+from maskdiff.languages.corpus import checked_counts, fit_max_len, open_corpus, restore_corpus
+from maskdiff.languages.corpus_file import has_columns
 from maskdiff.languages.json_documents import json_language
 from maskdiff.languages.pieces import piece_vocabulary, token_lengths
 from maskdiff.languages.protocol import (
@@ -43,7 +44,7 @@ LANGUAGES: dict[str, Callable[[LanguageConfig, Sequence[int] | None], Language]]
     "python-expressions": python_language,
 }
 FOLDER_OPTIONS = (
-    "validity", "validity_timeout", "skip_invalid", "accept_ambiguous", "start", "spacing"
+    "field", "validity", "validity_timeout", "skip_invalid", "accept_ambiguous", "start", "spacing"
 )  # fmt: skip
 
 
@@ -51,8 +52,9 @@ def make_language(config: LanguageConfig | str | Path | None = None, symbols: st
     """Return a language.
 
     Args:
-        config: The configuration, or a name or folder for its defaults; None for the default
-            language. It must come from the user, since a checker that it names is imported.
+        config: The configuration, or a name, folder or file for its defaults, with the `max_len`
+            that the corpus needs; None for the default language. It must come from the user, since
+            a checker that it names is imported.
         symbols: The characters of an existing model, for a folder whose lines need no others.
 
     Raises:
@@ -60,24 +62,39 @@ def make_language(config: LanguageConfig | str | Path | None = None, symbols: st
         DataError, GrammarError: See `open_corpus`.
     """
     if config is None or isinstance(config, (str, Path)):
-        config = LanguageConfig() if config is None else LanguageConfig(language=str(config))
+        given = LanguageConfig() if config is None else LanguageConfig(language=str(config))
+        config = fitted_length(given)
     if not isinstance(config, LanguageConfig):
         raise refuse("config", config, "a LanguageConfig, or the name of a language")
     name = config.language
     if name in LANGUAGES:
         _check_folder_options(config)
         return LANGUAGES[name](config, None)
-    if name and Path(name).is_dir():
+    if is_corpus(config):
         return open_corpus(config, symbols)
     if "/" in name or "\\" in name:
         raise ConfigError(
-            f"language {quote(name)} is no folder; "
+            f"language {quote(name)} is no folder and no file; "
             f"give one with corpus.txt, or one of {', '.join(LANGUAGES)}"
         )
     raise ConfigError(
         f"language {quote(name)} is unknown; the languages are {', '.join(LANGUAGES)}, "
-        f"and folders with corpus.txt; did you mean {nearest(name, LANGUAGES)}?"
+        f"and folders with corpus.txt or files; did you mean {nearest(name, LANGUAGES)}?"
     )
+
+
+def is_corpus(config: LanguageConfig) -> bool:
+    """Return whether the language is an existing folder or file of the user."""
+    name = config.language
+    return bool(name) and name not in LANGUAGES and Path(name).exists()
+
+
+def fitted_length(config: LanguageConfig) -> LanguageConfig:
+    """Return `config`, for a corpus with the `max_len` that its lines need.
+
+    It is for a user who does not set `max_len`. Raises what `open_corpus` raises for the corpus.
+    """
+    return fit_max_len(config) if is_corpus(config) else config
 
 
 def model_vocabulary(language: Language, config: ModelConfig) -> Vocabulary:
@@ -133,7 +150,7 @@ def _check_folder_options(config: LanguageConfig) -> None:
 
 __all__ = [
     "LANGUAGES", "ArithmeticCorrections", "ArithmeticLanguage", "HasExactProbability",
-    "HasOperators", "HasValue", "Language", "Split", "Stepwise", "Vocabulary", "make_language",
-    "model_vocabulary", "piece_vocabulary", "restore_language", "split_of", "token_lengths",
-    "truth_of",
+    "HasOperators", "HasValue", "Language", "Split", "Stepwise", "Vocabulary", "fitted_length",
+    "has_columns", "is_corpus", "make_language", "model_vocabulary", "piece_vocabulary",
+    "restore_language", "split_of", "token_lengths", "truth_of",
 ]  # fmt: skip

@@ -26,7 +26,8 @@ from maskdiff.languages.cfg import (
 )
 from maskdiff.languages.cfg.ebnf import expand
 from maskdiff.languages.checker import load_checker
-from maskdiff.languages.corpus import GRAMMAR, Line, folder_grammar, numbered_lines
+from maskdiff.languages.corpus import GRAMMAR, folder_grammar
+from maskdiff.languages.corpus_file import Line, numbered_lines
 from maskdiff.languages.lark_reader import ACCEPTS, request
 
 SHOWN = 3  # examples of a kind
@@ -119,7 +120,7 @@ def check_folder(
         path = Path(config.language) / GRAMMAR
         raise ConfigError(f"{path} is not there; there is nothing to compare")
     numbers: dict[str, int] = {}  # the first line number of each line
-    for number, line in numbered_lines(Path(config.language)):
+    for number, line in numbered_lines(config):
         numbers.setdefault(line, number)
 
     # Compile both forms of the grammar.

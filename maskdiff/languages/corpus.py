@@ -1,4 +1,4 @@
-"""A user's own language: a folder with `corpus.txt` and, if any, `grammar.lark`.
+"""A user's own language: a folder with a corpus and, if any, `grammar.lark`; or a corpus alone.
 
 A checker that the user's configuration names is imported. A checker that a checkpoint names is not:
 `restore_corpus` imports only what its own argument `validity` names.
@@ -24,26 +24,24 @@ from maskdiff.languages.cfg import (
 )
 from maskdiff.languages.cfg.source import START
 from maskdiff.languages.checker import CheckerProcess, load_checker
+from maskdiff.languages.corpus_file import Line, corpus_name, corpus_path, numbered_lines
 from maskdiff.languages.text import LanguageSpec, TextLanguage, Texts
-from maskdiff.utils.lines import split_lines
 
-CORPUS, GRAMMAR = "corpus.txt", "grammar.lark"
-MAX_BYTES = 256_000_000  # of a corpus
+GRAMMAR = "grammar.lark"
 MAX_SYMBOLS = 4096  # different characters of a corpus
-SHORTEST, LONGEST = 5, 1024  # the smallest and the largest max_len, in tokens
+LONGEST = 1024  # the largest max_len, in tokens
+LONGEST_CHOSEN = 514  # the largest max_len that a corpus chooses, in tokens
 SHOWN = 3  # bad lines in an error message
 COUNTED = 200  # lines, of all lengths, whose derivations are counted
 PROBED = 20  # lines on which a checker is tested for truth values
 
-Line = tuple[int, str]  # a line of a file and its number
-
 
 def open_corpus(config: LanguageConfig, symbols: str = "") -> TextLanguage:
-    """Return the language of a folder.
+    """Return the language of a folder or file.
 
     Args:
-        config: The user's configuration; `config.language` is the folder and `config.validity`
-            names the checker.
+        config: The user's configuration; `config.language` is the folder or file, and
+            `config.validity` names the checker.
         symbols: The characters of the language if they include those of all lines; by default the
             characters of the lines and of the grammar.
 
@@ -53,8 +51,19 @@ def open_corpus(config: LanguageConfig, symbols: str = "") -> TextLanguage:
         GrammarError: The grammar cannot be read or is ambiguous.
         ConfigError: The checker cannot be used.
     """
-    checker = load_checker(config.validity, Path(config.language), config.validity_timeout)
+    place = Path(config.language)
+    folder = None if place.is_file() else place
+    checker = load_checker(config.validity, folder, config.validity_timeout)
     return _open(config, checker, symbols)
+
+
+def fit_max_len(config: LanguageConfig) -> LanguageConfig:
+    """Return `config` with the `max_len` that the longest line of its corpus needs.
+
+    It is at least the present one and at most `LONGEST_CHOSEN`. Raises what `numbered_lines` does.
+    """
+    longest = max(len(line) for _, line in numbered_lines(config)) + 2
+    return replace(config, max_len=max(config.max_len, min(longest, LONGEST_CHOSEN)))
 
 
 def restore_corpus(
@@ -84,7 +93,7 @@ def restore_corpus(
 
     @cache
     def texts() -> tuple[str, ...] | None:
-        if not (Path(config.language) / CORPUS).is_file():
+        if not corpus_path(Path(config.language)).is_file():
             raise DataError(
                 f"the strings of {name} are not here: no folder {quote(config.language, 200)}; "
                 "give it with --language"
@@ -113,8 +122,8 @@ def _open(
     config: LanguageConfig, checker: CheckerProcess | None, symbols: str = ""
 ) -> TextLanguage:
     # Read the lines and the grammar.
-    folder = Path(config.language)
-    numbered = numbered_lines(folder)
+    place = Path(config.language)
+    path, numbered = corpus_path(place), numbered_lines(config)
     if checker is not None and checker.only_verdicts([line for _, line in numbered[:PROBED]]):
         raise ConfigError(
             f"checker {checker.name} returns truth values; name it {checker.name}? so that they "
@@ -129,37 +138,21 @@ def _open(
         characters |= literal_characters(grammar)
     if len(characters) > MAX_SYMBOLS:
         raise DataError(
-            f"{folder / CORPUS} has {len(characters)} different characters; "
-            f"at most {MAX_SYMBOLS} are learnt"
+            f"{path} has {len(characters)} different characters; at most {MAX_SYMBOLS} are learnt"
         )
     # Make the language, which then checks its own lines. They are sorted, so that draws do not
     # depend on the order in the file.
     kept: tuple[str, ...] = ()
     spec = _spec("".join(sorted(characters)), lambda: kept, grammar, checker)
-    language = TextLanguage(folder.resolve().name, config, spec)
-    kept = tuple(sorted(_checked(language, numbered, folder / CORPUS)))
+    language = TextLanguage(corpus_name(place), config, spec)
+    kept = tuple(sorted(_checked(language, numbered, path)))
     language.digest = hashlib.blake2b("\n".join(kept).encode(), digest_size=8).hexdigest()
     if len(kept) < len(numbered):
         left_out = len(numbered) - len(kept)
-        language.note = f"{left_out} of {len(numbered)} lines of {folder / CORPUS} are left out"
+        language.note = f"{left_out} of {len(numbered)} lines of {path} are left out"
     if grammar is not None and not config.accept_ambiguous:
-        _check_ambiguity(language, kept, folder / GRAMMAR)
+        _check_ambiguity(language, kept, place / GRAMMAR)
     return language
-
-
-def numbered_lines(folder: Path) -> list[Line]:
-    """Return the lines of the corpus that are not empty. Raises `DataError`."""
-    lines = split_lines(_read(folder / CORPUS))
-    numbered = [(number, line) for number, line in enumerate(lines, 1) if line]
-    if not numbered:
-        raise DataError(f"{folder / CORPUS} has no lines; write one string a line")
-    return numbered
-
-
-def needed_max_len(folder: Path) -> int:
-    """Return the `max_len` of the longest line, `LONGEST` at most. Raises `DataError`."""
-    longest = max(len(line) for _, line in numbered_lines(folder))
-    return min(max(longest + 2, SHORTEST), LONGEST)
 
 
 def folder_grammar(config: LanguageConfig) -> GrammarSource | None:
@@ -181,21 +174,6 @@ def folder_grammar(config: LanguageConfig) -> GrammarSource | None:
                 f"{name} is {quote(value)}; it is for a grammar, and there is no {path}"
             )
     return None
-
-
-def _read(path: Path) -> str:
-    """The text of a file, with line feeds as line ends."""
-    shown, hint = quote(str(path), 200), f"a language is a folder with {CORPUS}"
-    try:
-        if path.exists() and not path.is_file():
-            raise DataError(f"{shown} is no file; {hint}")
-        if path.stat().st_size > MAX_BYTES:
-            raise DataError(f"{path} has over {MAX_BYTES} bytes; give a part of it")
-        return path.read_bytes().decode("utf-8-sig").replace("\r\n", "\n").replace("\r", "\n")
-    except OSError as error:
-        raise DataError(f"cannot read {shown}: {error.strerror or error}; {hint}") from None
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path} is not UTF-8 text (byte {error.start})") from None
 
 
 def _spec(

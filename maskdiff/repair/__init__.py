@@ -16,13 +16,20 @@ from __future__ import annotations
 
 from maskdiff.repair.beam import Repaired, candidate_lengths, repair_channel
 from maskdiff.repair.channel import Channel, Evidence, channel_log_probs, rest_costs
+from maskdiff.repair.damage import DAMAGES, Damage, named_damage
+from maskdiff.repair.neighbours import EditWeights, likely_neighbours
 
 __all__ = [
+    "DAMAGES",
     "Channel",
+    "Damage",
+    "EditWeights",
     "Evidence",
     "Repaired",
     "candidate_lengths",
     "channel_log_probs",
+    "likely_neighbours",
+    "named_damage",
     "repair_channel",
     "rest_costs",
 ]

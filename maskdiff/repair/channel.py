@@ -36,6 +36,9 @@ class Channel:
         swap: It changes places with the next one.
         delete: It is removed.
         spurious: One given symbol appears in a gap.
+        confusion: (symbols, symbols) factors of `replace` for the symbol of a row that becomes
+            that of a column, 1 on average; None for 1.
+        inserted: (symbols,) factors of `spurious` for each symbol; None for 1.
     """
 
     weight: Tensor
@@ -45,6 +48,46 @@ class Channel:
     swap: Tensor
     delete: Tensor
     spurious: Tensor
+    confusion: Tensor | None = None
+    inserted: Tensor | None = None
+
+    @classmethod
+    def of_rates(
+        cls,
+        rates: Sequence[float],
+        *,
+        insert: float,
+        delete: float,
+        replace: float,
+        swap: float,
+        symbols: int,
+    ) -> Channel:
+        """Return the mixture of equally likely rates of edits, with the shares of their kinds.
+
+        A blank is no edit: it hides one symbol, with the same probability at every rate.
+        """
+        rate = torch.tensor(list(rates), dtype=torch.float64).clamp(FLOOR, 1 - FLOOR)
+        return cls(
+            weight=torch.full_like(rate, 1 / len(rate)),
+            keep=1 - rate,
+            mask=torch.ones_like(rate),
+            replace=(rate * replace).clamp(min=FLOOR) / symbols,
+            swap=(rate * swap).clamp(min=FLOOR),
+            delete=(rate * delete).clamp(min=FLOOR),
+            spurious=(rate * insert).clamp(min=FLOOR) / symbols,
+        )
+
+    def or_untouched(self, share: float) -> Channel:
+        """Return this channel with probability 1 - `share`, and one without edits otherwise."""
+        parts = {
+            "weight": torch.tensor([share]).double(),
+            "keep": torch.ones(1).double(),
+            "mask": torch.ones(1).double(),
+            **{name: torch.zeros(1).double() for name in ("replace", "swap", "delete", "spurious")},
+        }
+        weight = {"weight": (1 - share) * self.weight}
+        joined = {n: torch.cat((p, weight.get(n, getattr(self, n)))) for n, p in parts.items()}
+        return Channel(**joined, confusion=self.confusion, inserted=self.inserted)
 
     @classmethod
     def of(cls, noise: NoiseConfig, sigmas: Sequence[float], symbols: int) -> Channel:
@@ -100,7 +143,11 @@ class Evidence:
         symbols = torch.tensor(vocabulary.inner_ids)[:, None]
         same, hidden = ys == symbols, ys == vocabulary.mask  # (rows, symbols or 1, width)
         level = (slice(None), None, None)
-        visible = channel.replace[level] + channel.keep[level] * same[:, None]
+        replaced = channel.replace[level]
+        if channel.confusion is not None:  # its columns y, (rows, 1, symbols, width)
+            columns = channel.confusion[:, _columns(ys, vocabulary)[:, 0]]
+            replaced = replaced * columns.transpose(0, 1)[:, None]
+        visible = replaced + channel.keep[level] * same[:, None]
         emission = (
             torch.where(hidden[:, None], channel.mask[level], visible)
             * (ys != vocabulary.pad)[:, None]
@@ -108,6 +155,8 @@ class Evidence:
         emission = emission * ~(sure & ~same & ~hidden)[:, None]
         fixed = sure[..., :-1] & sure[..., 1:]  # two certain symbols were not swapped
         spurious = channel.spurious[:, None] * ~sure  # (rows, levels, width)
+        if channel.inserted is not None:
+            spurious = spurious * channel.inserted[_columns(ys, vocabulary)]
         return cls(
             size=torch.tensor([len(row) for row in damaged]),
             emission=emission,
@@ -117,6 +166,13 @@ class Evidence:
 
     def __getitem__(self, rows: Tensor) -> Evidence:
         return Evidence(**{name: value[rows] for name, value in vars(self).items()})
+
+
+def _columns(ys: Tensor, vocabulary: Vocabulary) -> Tensor:
+    """The places of tokens among the symbols, (rows, 1, width); 0 for MASK and PAD."""
+    place = torch.zeros(len(vocabulary), dtype=torch.int64)
+    place[list(vocabulary.inner_ids)] = torch.arange(len(vocabulary.inner_ids))
+    return place[ys]
 
 
 def _insertions(spurious: Tensor) -> Tensor:

@@ -1,8 +1,8 @@
 """Candidates for the repair of a string: their scores, and the choice among them.
 
-All candidates, of whatever origin, are compared by the same exact total
-log p(x | n) + log p(n) + log p(y | x). The beam computes it for its own; `CandidateScorer` computes
-it for all others.
+All candidates, of whatever origin, are compared by the same exact total log p(x) + log p(y | x).
+The prior p(x) combines log p(x | n) + log p(n) of the causal mode with log p(x) of the n-gram, by
+the weights of the checkpoint (`Prior`).
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING
 
 from maskdiff.config import CANDIDATES
 from maskdiff.languages import truth_of
-from maskdiff.repair import Channel, Repaired, channel_log_probs
+from maskdiff.repair import Channel, EditWeights, Repaired, channel_log_probs
 from maskdiff.tasks.results import Alternative, Change, Result, judged, log_probs, valid_first
 from maskdiff.tasks.search import length_prior, with_answer
-from maskdiff.text.edits import Edit, edit_cost, edit_script
+from maskdiff.text.edits import Edit, edit_cost, edit_distance, edit_script
 
 if TYPE_CHECKING:
     from maskdiff.checkpoint import Loaded
@@ -35,6 +35,8 @@ class RepairConstraints:
         grammar: It must parse.
         holds: Strings whose statement is true come first.
         max_edits: Maximal number of edits of the input.
+        edits: Least and greatest number of edits of the input, where a transposition is one.
+        broken: It differs from the input, if the input has no blanks.
         top: Number of answers.
         look: Number of candidates (at least `top`) among which a valid one is sought.
         by_edits: Fewer edits are better, whatever the probability.
@@ -44,6 +46,8 @@ class RepairConstraints:
     grammar: bool = False
     holds: bool = False
     max_edits: int | None = None
+    edits: tuple[int, int] | None = None
+    broken: bool = False
     top: int = 1
     look: int = CANDIDATES
     by_edits: bool = False
@@ -82,15 +86,23 @@ class Damaged:
 
 @dataclass(frozen=True)
 class RepairCandidate:
-    """A possible original of `damaged`.
+    """A possible original of `damaged`; all log-probabilities are in nats.
 
-    A string too long for the model has log_prior NaN and total -inf.
+    Attributes:
+        log_model: log p(x | n) by the causal mode; NaN for a string too long for the model.
+        log_length: log p(n), or 0 where the length is given.
+        log_ngram: log p(x) by the n-gram; 0 where it has no weight.
+        log_channel: log p(y | x).
+        total: Sum of the weighted prior and log p(y | x); -inf for a string too long.
     """
 
     language: Language
     damaged: Damaged
     text: str
-    log_prior: float
+    log_model: float
+    log_length: float
+    log_ngram: float
+    log_channel: float
     total: float
 
     @cached_property
@@ -109,10 +121,21 @@ class RepairCandidate:
     def edits(self) -> float:
         return math.inf if self.script is None else edit_cost(self.script)
 
+    @cached_property
+    def distance(self) -> int:
+        """Number of edits, where a transposition is one."""
+        return edit_distance(self.damaged.text, self.text, self.language.vocabulary.blank)
+
     def fits(self, constraints: RepairConstraints) -> bool:
         """Return whether it satisfies all but `holds`, which is a preference."""
         if self.script is None or (constraints.grammar and not self.parses):
             return False
+        if constraints.broken and self.text == self.damaged.text:
+            return False
+        if constraints.edits is not None:
+            least, most = constraints.edits
+            if not least <= self.distance <= most:
+                return False
         return constraints.max_edits is None or self.edits <= constraints.max_edits
 
     def key(self, constraints: RepairConstraints) -> tuple[bool, bool, float, float]:
@@ -149,26 +172,34 @@ class CandidatePool:
 
 @dataclass(frozen=True)
 class CandidateScorer:
-    """Scores candidates: log p(x | n) by the model, log p(n) by the language, log p(y | x) by the
-    channel."""
+    """Scores candidates.
+
+    log p(x | n) comes from the model, log p(n) from the language, log p(x) from the n-gram and
+    log p(y | x) from the channel. `weights` are those of edits, for the search; `wide` asks for a
+    beam, for many edits.
+    """
 
     loaded: Loaded
     channel: Channel
     constraints: RepairConstraints
+    weights: EditWeights
+    wide: bool = False
 
     def add_found(
         self, pool: CandidatePool, found: Sequence[Repaired], trace: tuple[str, ...] | None
     ) -> None:
         """Add what a beam found, with the beam's scores."""
-        for item in found:
-            self._add(pool, item.tokens, item.log_prior, item.total)
+        by_ngram = self._by_ngram([item.tokens for item in found])
+        for item, log_p in zip(found, by_ngram, strict=True):
+            parts = item.log_prior, item.log_length, log_p, item.log_channel
+            self._add(pool, item.tokens, parts)
         pool.evaluations += found[0].evaluations if found else 0
         pool.trace = trace if pool.trace is None else (*pool.trace, *(trace or ()))
 
     def add_proposed(
         self, pools: Sequence[CandidatePool], proposed: Sequence[Iterable[Tokens]]
     ) -> None:
-        """Score proposals and add them, by one evaluation of the causal mode for all pools."""
+        """Score proposals and add them; the causal mode evaluates those of all pools together."""
         language = self.loaded.language
         decode = language.vocabulary.decode
         prior = length_prior(language, 0 if self.constraints.same_length else 1)
@@ -177,9 +208,8 @@ class CandidateScorer:
             [tokens for tokens in dict.fromkeys(strings) if decode(tokens) not in pool.candidates]
             for pool, strings in zip(pools, proposed, strict=True)
         ]
-        log_priors = iter(
-            log_probs(self.loaded, [list(tokens) for strings in new for tokens in strings])
-        )
+        rows = [list(tokens) for strings in new for tokens in strings]
+        log_priors, by_ngram = iter(log_probs(self.loaded, rows)), iter(self._by_ngram(rows))
         # log p(y | x), pool by pool.
         for pool, strings in zip(pools, new, strict=True):
             damaged = pool.damaged
@@ -187,17 +217,27 @@ class CandidateScorer:
                 self.channel, damaged.tokens, strings, language.vocabulary, damaged.certain
             )
             for tokens, log_p in zip(strings, log_channel.tolist(), strict=True):
-                log_prior = next(log_priors)
-                self._add(pool, tokens, log_prior, log_prior + prior(len(tokens)) + log_p)
+                parts = next(log_priors), prior(len(tokens)), next(by_ngram), log_p
+                self._add(pool, tokens, parts)
+
+    def _by_ngram(self, rows: Sequence[Sequence[int]]) -> list[float]:
+        """log p of strings by the n-gram; 0 where it has no weight."""
+        ngram = self.loaded.ngram
+        if ngram is None or self.loaded.prior.ngram == 0.0 or not rows:
+            return [0.0] * len(rows)
+        return [float(log_p) for log_p in ngram.log_probs(rows)]
 
     def _add(
-        self, pool: CandidatePool, tokens: Sequence[int], log_prior: float, total: float
+        self, pool: CandidatePool, tokens: Sequence[int], parts: tuple[float, float, float, float]
     ) -> None:
-        text = self.loaded.language.vocabulary.decode(tokens)
-        weight = total if math.isfinite(total) else -math.inf
-        pool.candidates.setdefault(
-            text, RepairCandidate(self.loaded.language, pool.damaged, text, log_prior, weight)
-        )
+        """Add a string with log p by the model, of its length, by the n-gram and the channel."""
+        language, prior = self.loaded.language, self.loaded.prior
+        log_model, log_length, log_ngram, log_channel = parts
+        total = prior.neural * (log_model + log_length) + prior.ngram * log_ngram + log_channel
+        total = total if math.isfinite(total) else -math.inf
+        text = language.vocabulary.decode(tokens)
+        candidate = RepairCandidate(language, pool.damaged, text, *parts, total)
+        pool.candidates.setdefault(text, candidate)
 
 
 def best_result(
@@ -207,35 +247,55 @@ def best_result(
     fitting = pool.fitting(constraints)
     if not fitting:
         return None
-    looked = None
+    looked, refused = None, 0.0
+    shares = _shares(fitting)
     if language.validity and not constraints.grammar:  # with a grammar all that fit are valid
-        fitting, looked = valid_first(
+        ordered, looked = valid_first(
             fitting, lambda c: c.parses, constraints.look, constraints.top
         )
+        if ordered[0].parses:  # then what was refused before it is not the original
+            tested = fitting[: fitting.index(ordered[0])]
+            refused = sum(shares[c.text] for c in tested)
+        fitting = ordered
     best = fitting[0]
     made = judged(
-        language, best.text, best.log_prior, pool.evaluations, with_answer(pool.trace, best.text)
+        language, best.text, best.log_model, pool.evaluations, with_answer(pool.trace, best.text)
     )
     listed = _listed(fitting, constraints.top) if constraints.top > 1 else ()
     change = pool.damaged.change(best.script or (), language.vocabulary.blank)
-    return replace(made, edits=best.script, alternatives=listed, candidates=looked, change=change)
+    return replace(
+        made,
+        edits=best.script,
+        alternatives=listed,
+        candidates=looked,
+        change=change,
+        probability=None
+        if constraints.by_edits
+        else min(1.0, shares[best.text] / max(1 - refused, 1e-300)),
+    )
+
+
+def _shares(fitting: Sequence[RepairCandidate]) -> dict[str, float]:
+    """The share of each candidate in the probability of all."""
+    best = max(c.total for c in fitting)
+    weights = [math.exp(c.total - best) if best > -math.inf else 1.0 for c in fitting]
+    total = sum(weights)
+    return {c.text: weight / total for c, weight in zip(fitting, weights, strict=True)}
 
 
 def _listed(fitting: Sequence[RepairCandidate], top: int) -> tuple[Alternative, ...]:
     """The first `top`, with their shares of the probability of all."""
-    best = max(c.total for c in fitting)
-    weights = [math.exp(c.total - best) if best > -math.inf else 1.0 for c in fitting]
-    total = sum(weights)
+    shares = _shares(fitting)
     return tuple(
         Alternative(
             c.text,
             c.parses if c.language.validity else None,
             c.holds,
             c.total if math.isfinite(c.total) else None,
-            weight / total,
+            shares[c.text],
             c.script or (),
         )
-        for c, weight in list(zip(fitting, weights))[:top]
+        for c in fitting[:top]
     )
 
 

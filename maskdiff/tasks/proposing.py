@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from maskdiff.languages import HasValue, truth_of
 from maskdiff.languages.cfg import UNREADABLE, NearestString, nearest_strings
+from maskdiff.repair import likely_neighbours
 from maskdiff.sampling import GrammarConstraint
 from maskdiff.tasks.candidates import (
     CandidatePool,
@@ -29,8 +30,14 @@ from maskdiff.utils.deadline import Deadline
 if TYPE_CHECKING:
     from maskdiff.languages import Language
 
+DEPTH, DEEPEST = 2, 8  # edits that are tried by the n-gram, and as long as they help
+NEIGHBOURS = 100  # strings one edit away from each string to which an edit is added
+SEEDS = 12  # strings to which a second edit is added
+EDIT = -3.5  # nats, roughly log p of an edit at some place, to compare numbers of edits
+EDITED = 100  # strings that the model scores, and how far below the best they may be, in nats
+MARGIN = 25.0
 NEAREST = 64  # strings of least edits that are scored
-NEIGHBOURS = 8  # likeliest candidates, and as many of fewest edits, whose neighbours are tested
+CLOSE = 8  # likeliest candidates, and as many of fewest edits, whose neighbours are tested
 DOUBTFUL = 8  # changed positions of each at which pairs of symbols are replaced
 TRIALS = 20_000  # replacements of two symbols anywhere, for one string, if nothing else is true
 
@@ -40,22 +47,65 @@ def channel_candidates(
 ) -> list[CandidatePool]:
     """Return candidates by the noisy channel.
 
-    They come from the beam; under a grammar from the beam under it and from the strings of least
-    edits; with `holds` also from true strings near all of those.
+    They come from the likely edits by the n-gram and from the beam; under a grammar from the beam
+    under it and from the strings of least edits; with `holds` also from true strings near all of
+    those. Without a grammar the beam is left out where the edits are few and there is an n-gram.
     """
     constraints, pools = scorer.constraints, [CandidatePool(item) for item in damaged]
     grammar = scorer.loaded.constraint("cpu") if constraints.grammar else None
-    rows, certain = [item.tokens for item in damaged], [item.certain for item in damaged]
+    edited = [_edited(scorer, item) for item in damaged]
+    scorer.add_proposed(pools, edited)
+    searched = [
+        pool
+        for pool, strings in zip(pools, edited, strict=True)
+        if grammar is not None or trace or scorer.wide or not strings
+    ]
+    rows = [pool.damaged.tokens for pool in searched]
+    certain = [pool.damaged.certain for pool in searched]
     found, notes = explain(
         scorer.loaded, rows, scorer.channel, beam, slack, trace, grammar, certain, None
     )
-    for pool, items, steps in zip(pools, found, notes, strict=True):
+    for pool, items, steps in zip(searched, found, notes, strict=True):
         scorer.add_found(pool, items, steps)
+    for pool, strings in zip(pools, edited, strict=True):
+        pool.evaluations += bool(strings)  # of the causal mode, for all candidates together
     if grammar is not None:
         _widen(scorer, pools, grammar)
         for pool in pools:
             pool.evaluations += 1  # of the causal mode, for candidates that the beam did not find
     return pools
+
+
+def _edited(scorer: CandidateScorer, item: Damaged) -> list[Tokens]:
+    """The text, and strings a few edits away that the n-gram finds likely.
+
+    Edits are added one at a time to the likeliest strings so far: at least `DEPTH` of them, and
+    more as long as they help. A text with blanks has none.
+    """
+    ngram, language = scorer.loaded.ngram, scorer.loaded.language
+    if ngram is None or not item.tokens or language.vocabulary.mask in item.tokens:
+        return []
+    given = tuple(item.tokens)
+    seeds, found = [(0.0, given)], {given: float(ngram.log_probs([given])[0])}
+    edits = scorer.constraints.edits
+    top = -math.inf
+    for depth in range(DEEPEST if edits is None else min(DEEPEST, edits[1])):
+        reached: dict[Tokens, float] = {}
+        for cost, tokens in seeds:
+            kept = item.certain if depth == 0 else ()
+            for score, made in likely_neighbours(ngram, tokens, NEIGHBOURS, scorer.weights, kept):
+                if made not in found:
+                    reached[made] = max(reached.get(made, -math.inf), score + cost + EDIT)
+        found |= reached
+        best = sorted(reached, key=lambda made: -reached[made])[:SEEDS]
+        costs = [reached[made] for made in best] - ngram.log_probs(best)
+        seeds = list(zip(costs.tolist(), best, strict=True))
+        if depth >= DEPTH - 1 and (not best or reached[best[0]] <= top):
+            break
+        top = max(top, reached[best[0]]) if best else top
+    low, high = language.min_symbols, language.max_symbols
+    ranked = sorted((m for m in found if low <= len(m) <= high), key=lambda made: -found[made])
+    return [made for made in ranked[:EDITED] if found[made] > found[ranked[0]] - MARGIN]
 
 
 def nearest_candidates(scorer: CandidateScorer, damaged: Sequence[Damaged]) -> list[CandidatePool]:
@@ -136,7 +186,7 @@ def _likely(pool: CandidatePool, constraints: RepairConstraints) -> list[str]:
     """The likeliest candidates that fit, and those of fewest edits."""
     fitting = pool.fitting(constraints)
     nearby = sorted(fitting, key=lambda c: c.edits)
-    return list(dict.fromkeys(c.text for c in (*fitting[:NEIGHBOURS], *nearby[:NEIGHBOURS])))
+    return list(dict.fromkeys(c.text for c in (*fitting[:CLOSE], *nearby[:CLOSE])))
 
 
 def _true_neighbours(

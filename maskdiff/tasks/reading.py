@@ -26,6 +26,7 @@ from maskdiff.config import (
     SamplerConfig,
 )
 from maskdiff.config_io import build
+from maskdiff.repair import Damage
 from maskdiff.utils import arguments
 from maskdiff.utils.arguments import ArgumentReader, checked_arguments, optional, refuse
 
@@ -78,6 +79,13 @@ def _length(name: str, value: Any) -> int | tuple[int, int]:
     return found
 
 
+def _damage(name: str, value: Any) -> Any:
+    """The name of a kind of damage, or a `Damage`."""
+    if isinstance(value, (str, Damage)):
+        return value
+    raise refuse(name, value, "the name of a kind of damage, or a Damage")
+
+
 _span, _spans = arguments.pair(0, MAX_PLACE), arguments.pairs(0, MAX_PLACE)
 READERS: dict[str, ArgumentReader] = {
     "loaded": _loaded,
@@ -89,6 +97,9 @@ READERS: dict[str, ArgumentReader] = {
     "settings": optional(_settings(CompletionConfig)),
     "suffix": arguments.text,
     "method": arguments.text,
+    "broken": arguments.boolean,
+    "edits": optional(arguments.pair(0, MAX_CHANGE)),
+    "damage": _damage,
     "sigma": optional(arguments.real(0.0, 1.0)),
     "beam": arguments.integer(1, MAX_BEAM),
     "candidates": arguments.integer(1, MOST_CANDIDATES),

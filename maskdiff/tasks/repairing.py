@@ -13,7 +13,7 @@ from maskdiff.config import CANDIDATES
 from maskdiff.drawing.random import new_keys
 from maskdiff.errors import CanvasError, ConfigError, DataError, nearest, quote
 from maskdiff.languages import HasValue
-from maskdiff.repair import Channel
+from maskdiff.repair import Channel, Damage, named_damage
 from maskdiff.sampling import Draw, Everything, Sampler, Unmask, constrained
 from maskdiff.tasks.candidates import (
     CandidatePool,
@@ -43,7 +43,8 @@ if TYPE_CHECKING:
     from maskdiff.checkpoint import Loaded
     from maskdiff.languages import Language
 
-SIGMAS = (0.05, 0.1, 0.2, 0.3, 0.5)  # noise levels that are summed over if none is given
+NOISE = "noise"  # the damage of the training noise
+SIGMAS = (0.05, 0.1, 0.2, 0.3, 0.5)  # its levels, which are summed over if none is given
 REPAIR_METHODS = ("channel", "draft", "least_edits")
 # Every symbol is written again, the likeliest one.
 REWRITE = Unmask(
@@ -58,6 +59,9 @@ def repair(
     texts: Sequence[str | DataError],
     *,
     method: str = "channel",
+    broken: bool = False,
+    edits: tuple[int, int] | None = None,
+    damage: str | Damage = "edits",
     sigma: float | None = None,
     beam: int = 16,
     slack: int = 2,
@@ -83,7 +87,13 @@ def repair(
         method: `channel`: the most probable explanation (see `maskdiff.repair`). `draft`: the
             bidirectional mode fills blanks and rewrites all symbols `steps` times, the length
             stays. `least_edits`: the nearest string of the grammar, without any model.
-        sigma: Share of damaged symbols, above 0 and at most 1; None sums over several levels.
+        broken: The texts are certainly damaged: unchanged is no answer.
+        edits: Least and greatest number of edits; a transposition is one, a filled blank none.
+        damage: What damages texts: `edits` (a few insertions, deletions, replacements and
+            transpositions), `keyboard` (slips of the fingers), `ocr` (symbols that look alike),
+            `swap` (transpositions), `noise` (that of the training), or a `Damage`.
+        sigma: Share of symbols damaged by the training noise, above 0 and at most 1 (`damage` is
+            then `noise`); without it several levels are summed over.
         slack: Maximal change of the length by `channel`.
         grammar: Every result parses; a text that parses stays. Candidates come from the beam under
             the grammar and from the strings of least edits; drafts are rewritten under it.
@@ -100,13 +110,14 @@ def repair(
     constraints = RepairConstraints(
         grammar=grammar or holds or by_edits, holds=holds, max_edits=max_edits, top=top,
         look=candidates, by_edits=by_edits, same_length=slack == 0 and method == "channel",
+        edits=edits, broken=broken,
     )  # fmt: skip
     _check(loaded.language, method, sigma, constraints)
     check = _InputCheck(loaded.language, method, constraints, slack, tuple(certain))
     foreign, good, results, damaged = _encoded(loaded, texts, certain, check)
     # Texts that need no repair; then drafts or searches for the others.
-    scorer = CandidateScorer(loaded, _channel(loaded, sigma), constraints)
-    results |= _unchanged(scorer, damaged, good) if constraints.grammar else {}
+    scorer = _scorer(loaded, damage, sigma, constraints)
+    results |= _unchanged(scorer, damaged, good) if constraints.grammar and not broken else {}
     broken, made = {i: damaged[i] for i in good}, []
     if broken and method == "draft":
         made = _drafts(loaded, broken, sigma or 0.2, steps, keys, batch_size, trace, constraints)
@@ -130,10 +141,20 @@ def _encoded(
     return [foreign for _, foreign in read], good, results, damaged
 
 
-def _channel(loaded: Loaded, sigma: float | None) -> Channel:
-    """The channel of the training noise, at one level or at several."""
-    levels = SIGMAS if sigma is None else (sigma,)
-    return Channel.of(loaded.config.noise, levels, len(loaded.language.vocabulary.inner_ids))
+def _scorer(
+    loaded: Loaded, damage: str | Damage, sigma: float | None, constraints: RepairConstraints
+) -> CandidateScorer:
+    """The scorer of the channel of a damage, or of the training noise at one or several levels."""
+    vocabulary = loaded.language.vocabulary
+    symbols = len(vocabulary.inner_ids)
+    if sigma is not None or damage == NOISE:
+        levels = SIGMAS if sigma is None else (sigma,)
+        channel = Channel.of(loaded.config.noise, levels, symbols)
+        weights = Damage().weights(symbols)
+        return CandidateScorer(loaded, channel, constraints, weights, wide=True)
+    known = damage if isinstance(damage, Damage) else named_damage(damage, vocabulary)
+    channel = known.channel(vocabulary, broken=constraints.broken)
+    return CandidateScorer(loaded, channel, constraints, known.weights(symbols))
 
 
 def _unchanged(

@@ -109,6 +109,7 @@ class Result:
         candidates: Number of candidates examined for a valid one, if there was a choice.
         foreign: Symbols of the input that the language lacks, by position; read as blanks.
         change: Of a repair, how much of the input changed.
+        probability: Of a repair, the probability that the text is the original.
     """
 
     text: str = ""
@@ -126,6 +127,7 @@ class Result:
     candidates: int | None = None
     foreign: Mapping[int, str] = field(default_factory=dict)
     change: Change | None = None
+    probability: float | None = None
 
 
 def valid_first(

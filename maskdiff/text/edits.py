@@ -39,6 +39,16 @@ class Edit:
         return f"{self.operation} {self.new or self.old!r} at {self.position}"
 
 
+def edit_distance(given: str, text: str, blank: str = "?") -> int:
+    """Return the least number of edits that make `text` of `given`; filled blanks are free.
+
+    A transposition of two neighbours that are edited no further counts as one (optimal string
+    alignment).
+    """
+    table = _costs(given, text, blank, (), transpositions=True)
+    return int(table[-1, -1])  # less than 1 / FILL blanks are filled
+
+
 def edit_cost(script: Sequence[Edit]) -> int:
     """Return the number of edits without filled blanks."""
     return sum(edit.cost for edit in script)
@@ -84,23 +94,6 @@ def edit_script(
     return tuple(reversed(script))
 
 
-def apply_edits(given: str, script: Sequence[Edit]) -> str:
-    """Return the result of a script. Raises ValueError if it does not fit or is out of order."""
-    written: list[str] = []
-    read = 0
-    for edit in script:
-        size = len(edit.old)
-        if (
-            edit.position < read
-            or given[edit.position : edit.position + size] != edit.old
-            or edit.position > len(given)
-        ):
-            raise ValueError(f"{edit} does not fit {given!r} behind its first {read} symbols")
-        written += [given[read : edit.position], edit.new]
-        read = edit.position + size
-    return "".join([*written, given[read:]])
-
-
 def _change(old: str, new: str, blank: str, certain: bool) -> float:
     """The cost of `new` in the place of `old`."""
     if old == blank:
@@ -110,7 +103,9 @@ def _change(old: str, new: str, blank: str, certain: bool) -> float:
     return np.inf if certain else 1.0
 
 
-def _costs(given: str, text: str, blank: str, certain: Collection[int]) -> np.ndarray:
+def _costs(
+    given: str, text: str, blank: str, certain: Collection[int], transpositions: bool = False
+) -> np.ndarray:
     """The least costs of making text[:j] of given[:i], (len(given) + 1, len(text) + 1)."""
     codes = np.array([ord(symbol) for symbol in text], dtype=np.int64)
     step = np.arange(len(text) + 1)
@@ -122,5 +117,9 @@ def _costs(given: str, text: str, blank: str, certain: Collection[int]) -> np.nd
         change = np.where(codes == ord(symbol), 0.0, price)
         change = np.full(len(text), FILL) if symbol == blank else change
         row[1:] = np.minimum(row[1:], table[i, :-1] + change)
+        if transpositions and i and given[i - 1] != symbol:
+            crossed = (codes[:-1] == ord(symbol)) & (codes[1:] == ord(given[i - 1]))
+            swapped = np.where(crossed, table[i - 1, :-2] + 1.0, np.inf)
+            row[2:] = np.minimum(row[2:], swapped)
         table[i + 1] = np.minimum.accumulate(row - step) + step  # insertions after it
     return table

@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import os
 import re
+import shutil
 from pathlib import Path
 
 from maskdiff.errors import CheckpointError, quote
@@ -57,6 +58,8 @@ def replace_file(path: str | Path, data: bytes) -> None:
         try:
             with temporary.open("wb") as file:
                 locked = lock(file.fileno())  # so that others see that its writer lives
+                if path.exists():
+                    shutil.copymode(path, temporary)
                 file.write(data)
                 file.flush()
                 os.fsync(file.fileno())

@@ -12,7 +12,7 @@ from maskdiff import checkpoint
 from maskdiff.cli.inference import main as inference
 from maskdiff.cli.maskdiff import main
 from maskdiff.cli.train import run_folder
-from maskdiff.config import TrainConfig
+from maskdiff.config import LanguageConfig, TrainConfig
 from maskdiff.errors import ConfigError, DataError
 from maskdiff.languages import split_of
 from maskdiff.models.ngram_denoiser import NGramDenoiser
@@ -39,7 +39,7 @@ def test_fits_a_folder_and_prints_a_command_that_works(
     assert "runs/pairs/best.pt" in model
     loaded = checkpoint.load_denoiser("runs/pairs/best.pt")
     assert isinstance(loaded.denoiser, NGramDenoiser)
-    assert loaded.config.language.max_len == longest + 2
+    assert loaded.config.language.max_len == max(longest + 2, LanguageConfig.max_len)
     words = shlex.split(command.removeprefix("repair a string: "))
     assert words[:2] == ["python", "inference.py"]
     assert inference(words[2:]) == 0
@@ -56,6 +56,19 @@ def test_a_grammar_makes_every_answer_parse(home: Path, capsys: pytest.CaptureFi
         answers = [line.split("\t")[0] for line in capsys.readouterr().out.splitlines()]
         assert answers
         assert all(re.fullmatch(r"[abc]=\d+(;[abc]=\d+)*", answer) for answer in answers)
+
+
+def test_a_long_line_raises_the_longest_length(home: Path) -> None:
+    folder(home / "pairs", [*lines(400), "a=1;" * 30 + "b=2"])
+    assert main(["fit", "pairs"]) == 0
+    assert checkpoint.load_denoiser("runs/pairs/best.pt").language.max_symbols == 123
+
+
+def test_a_table_is_fitted_by_its_column(home: Path) -> None:
+    rows = "".join(f"{i},{line}\n" for i, line in enumerate(lines(400)))
+    (home / "rules.csv").write_text("id,rule\n" + rows)
+    assert main(["fit", "rules.csv", "--field", "rule"]) == 0
+    assert checkpoint.load_denoiser("runs/rules/best.pt").ngram is not None
 
 
 def test_options_of_the_language_hold(home: Path) -> None:

@@ -53,3 +53,26 @@ def test_repair_imports_only_the_modules_it_uses() -> None:
     loaded = modules_after("maskdiff.cli.inference", "repair", "(1+2=3")
     assert "maskdiff.tasks.repairing" in loaded
     assert not loaded & set(UNUSED)
+
+
+@pytest.mark.slow
+def test_an_interrupt_while_numpy_is_imported_ends_the_program() -> None:
+    program = """
+import sys
+
+class Interrupting:
+    def find_spec(self, name, path=None, target=None):
+        if name == "numpy":
+            sys.meta_path.remove(self)
+            raise KeyboardInterrupt
+
+from maskdiff.cli.arguments import run_cli
+from maskdiff.cli.inference import main
+sys.meta_path.insert(0, Interrupting())
+sys.exit(run_cli(main, ["generate", "--num", "1"]))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=REPOSITORY, capture_output=True, text=True, timeout=120
+    )
+    assert (done.returncode, done.stdout) == (130, "")
+    assert done.stderr.endswith("interrupted\n")

@@ -2,79 +2,24 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
-import os
 import re
-import shlex
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 
-from maskdiff.cli import benchmark, inference, train
-from maskdiff.cli.arguments import run_cli
+from tests.helpers.pages import run_page, runnable_blocks
 from tests.helpers.paths import DOCS
 
-PROGRAMS = {
-    "train_universal.py": train.main,
-    "inference.py": inference.main,
-    "benchmark.py": benchmark.main,
-}
 TUTORIAL = DOCS / "tutorial.md"
-WHOLE = bool(os.environ.get("TUTORIAL_WHOLE"))  # run the commands as they are printed
-SMALLER = (
-    (
-        r"--max_iters \d+",
-        "--max_iters 10 --eval_interval 10 --n_embd 32 --eval_samples 16 --threads 1",
-    ),
-    (r"--num_samples \d+", "--num_samples 6"),
-)
-
-
-def commands() -> list[str]:
-    """Return the blocks that the page marks as runnable."""
-    return re.findall(
-        r"<!-- run -->\n```bash\n(.*?)```", TUTORIAL.read_text(encoding="utf-8"), flags=re.DOTALL
-    )
-
-
-def run(block: str) -> str:
-    """Run a block in the current folder and return its output.
-
-    Commands of the programs run in this process, which saves them the import of torch.
-    """
-    if "<<" in block:  # shell, with files between `<<'END'` and `END`
-        done = subprocess.run(
-            ["bash", "-euc", block], stdout=subprocess.PIPE, text=True, check=True
-        )
-        return done.stdout
-    with contextlib.redirect_stdout(io.StringIO()) as out:
-        for line in block.replace("\\\n", " ").splitlines():
-            python, program, *argv = shlex.split(line)
-            assert python == "python"
-            assert run_cli(PROGRAMS[program], argv) == 0, line
-    return out.getvalue()
 
 
 @pytest.fixture(scope="module")
 def outputs(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     """Return the output of each block."""
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    printed = []
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(tmp_path_factory.mktemp("tutorial"))
-        patch.setenv("PATH", path)
-        for block in commands():
-            for pattern, smaller in () if WHOLE else SMALLER:
-                block = re.sub(pattern, smaller, block)
-            printed.append(run(block))
-    return printed
+    return run_page(TUTORIAL, tmp_path_factory.mktemp("tutorial"))
 
 
 def test_tutorial_page_has_all_its_sections() -> None:
-    text = "\n".join(commands())
+    text = "\n".join(runnable_blocks(TUTORIAL))
     for program in (
         "train_universal.py",
         "inference.py repair",

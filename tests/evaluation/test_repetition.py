@@ -181,7 +181,7 @@ def test_rows_of_a_model_that_ends_its_strings(
     whole = repetition.control_sweep(plan.control)
     few = [s for s in whole if s.name in ("none", "top_k 3") and s.temperature in (0.0, 1.0)]
     monkeypatch.setattr(repetition, "control_sweep", lambda given: few)
-    rows = suites.run_suites([Subject(pieces)], plan, ["repetition"]).rows
+    (rows,) = suites.iter_suites([Subject(pieces)], plan, ["repetition"])
     sweep = [row for row in rows if row.sampler == "autoregressive"]
     both = {"on": "prompts", "temperature": 1.0, "control": "none", "cut": "stop, extraction"}
     assert pick(sweep, "tokens_after", **both, limit="2x").value == 0.0
@@ -217,7 +217,8 @@ def test_rows_of_a_length_conditioned_model(
 ) -> None:
     monkeypatch.setattr(repetition, "PRESETS_SWEPT", ("entropy", "naive", "coupled"))
     monkeypatch.setattr(repetition, "STEPS", (1, 0))
-    rows = suites.run_suites([Subject(tiny_loaded())], Plan(num_samples=3), ["repetition"]).rows
+    plan = Plan(num_samples=3)
+    (rows,) = suites.iter_suites([Subject(tiny_loaded())], plan, ["repetition"])
     assert {row.sampler for row in rows} == {"entropy", "naive"}  # this model has no noise input
     at_once = pick(
         [row for row in rows if row.sampler == "entropy"],

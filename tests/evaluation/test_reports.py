@@ -308,7 +308,8 @@ def test_every_planned_measurement_is_shown(tiny: Path) -> None:
         yield
         shown.append(name)
 
-    suites.run_suites(subjects, plan, suites.DEFAULT_SUITES, measurement)
+    parts = list(suites.iter_suites(subjects, plan, suites.DEFAULT_SUITES, measurement))
+    assert len(parts) == len(subjects) * len(suites.DEFAULT_SUITES)
     assert len(shown) == suites.count_measurements(subjects, plan, suites.DEFAULT_SUITES)
     assert shown[:2] == ["generation, random", "generation, autoregressive"]
     assert set(suites.DEFAULT_SUITES) == {name.split(",")[0] for name in shown}

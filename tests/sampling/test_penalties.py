@@ -46,11 +46,17 @@ from tests.helpers.penalties import (
     prompts,
 )
 
+# A sampler of each kind; the others, which differ in order or schedule, are slow.
+QUICK = ("confidence", "autoregressive", "predictive", "short of budget")
+
 
 @pytest.mark.parametrize(
     "name, setting",
     [
-        *((name, "all") for name in SAMPLERS),
+        *(
+            pytest.param(name, "all", marks=() if name in QUICK else pytest.mark.slow)
+            for name in SAMPLERS
+        ),
         ("bound", "tokens"),
         ("cap", "exempt"),
         ("hybrid", "exempt"),

@@ -290,7 +290,7 @@ def test_the_defaults_are_not_active() -> None:
     assert Penalties.of(harmless, TINY).breakers == (TINY.ids["="],)
 
 
-@pytest.mark.parametrize("temperature", [1.0, 0.0])
+@pytest.mark.parametrize("temperature", [1.0, pytest.param(0.0, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", PRESETS)
 def test_the_defaults_change_nothing(name: str, temperature: float) -> None:
     plain = make_sampler(SamplerConfig(name, steps=6, temperature=temperature))

@@ -71,7 +71,7 @@ def test_evaluations_are_those_that_the_denoiser_made(name, steps):
         assert (sample.evaluations >= 1).all()
 
 
-@pytest.mark.parametrize("temperature", [1.0, 0.0])
+@pytest.mark.parametrize("temperature", [1.0, pytest.param(0.0, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", PRESETS)
 def test_a_string_does_not_depend_on_its_batch(name, temperature):
     """Alone, in reversed order, and under extra padding: the same tokens and the same count."""

@@ -17,7 +17,7 @@ from maskdiff.cli.arguments import run_cli
 from maskdiff.config import CompletionConfig, ControlConfig
 from maskdiff.errors import ConfigError
 from maskdiff.tasks.results import Change, log_probs, valid_first
-from maskdiff.text.edits import apply_edits
+from tests.helpers.edits import apply_edits
 from tests.helpers.fuzz import both_seeds, cases
 from tests.helpers.paths import CHECKPOINTS
 from tests.helpers.tiny import tiny_checkpoint, tiny_loaded

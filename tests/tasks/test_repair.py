@@ -11,7 +11,8 @@ import pytest
 from maskdiff import metrics, tasks
 from maskdiff.checkpoint import Loaded, load_denoiser
 from maskdiff.errors import ConfigError
-from maskdiff.text.edits import apply_edits, edit_cost, edit_script
+from maskdiff.text.edits import edit_cost, edit_script
+from tests.helpers.edits import apply_edits
 from tests.helpers.paths import CHECKPOINTS
 from tests.helpers.tiny import tiny_loaded
 

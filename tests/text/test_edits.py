@@ -7,7 +7,8 @@ import random
 import pytest
 
 from maskdiff import metrics
-from maskdiff.text.edits import Edit, apply_edits, edit_cost, edit_script, edit_text
+from maskdiff.text.edits import Edit, edit_cost, edit_script, edit_text
+from tests.helpers.edits import apply_edits
 
 
 def word(rng: random.Random, symbols: str, longest: int = 9) -> str:

@@ -1,0 +1,21 @@
+"""`Prior`: how a neural model and an n-gram are combined into one log-probability of a string."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Prior:
+    """Weights of a log-linear combination, neural log p + ngram log p, up to a constant.
+
+    They are fitted on held-out strings. A sum below 1 is a flatter distribution, which corrects
+    models that are too sure.
+
+    Attributes:
+        neural: Weight of the causal mode, at least 0.
+        ngram: Weight of the n-gram, at least 0.
+    """
+
+    neural: float = 1.0
+    ngram: float = 0.0

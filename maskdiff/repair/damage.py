@@ -1,0 +1,133 @@
+"""`Damage`: how strings are damaged, and the channel p(y | x) of a few such edits."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from maskdiff.errors import ConfigError, nearest, quote
+from maskdiff.repair.channel import Channel
+from maskdiff.repair.neighbours import EditWeights
+
+if TYPE_CHECKING:
+    from maskdiff.languages import Vocabulary
+
+# Rates of edits a symbol and how likely they are: one edit is the most frequent damage.
+RATES = {0.01: 0.8, 0.03: 0.15, 0.1: 0.04, 0.3: 0.01}
+CHANCE = 0.1  # share of replacements and insertions that follow no table of confusions
+UNTOUCHED = 0.5  # probability that a text is right, where nothing is known of it
+KEYBOARD = ("`1234567890-=", "qwertyuiop[]\\", "asdfghjkl;'", "zxcvbnm,./")
+SHIFTED = dict(zip('~!@#$%^&*()_+{}|:"<>?', "`1234567890-=[]\\;',./", strict=True))
+LOOKALIKES = (
+    "0OoQD", "1lI|!i", "2Zz", "5Ss", "8B", "6bG", "9gq", "4A", "7T", "cCe(", "uv", "nmh", "ft",
+    ".,'`", ":;", "-_~", "[({", "])}", "xX", "kK", "pP", "wW", "yY",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Damage:
+    """Which edits damage strings; the shares of the four kinds add up to 1.
+
+    Attributes:
+        insert: Share of edits that insert a symbol.
+        delete: Share that remove one.
+        replace: Share that replace one.
+        swap: Share that exchange a symbol and the next one.
+        confusion: (symbols, symbols) probability that the symbol of a row is written as that of a
+            column, where it is replaced; None if all are alike. Symbols are `inner_ids`.
+        inserted: (symbols,) probability of each inserted symbol; None if all are alike.
+    """
+
+    insert: float = 0.3
+    delete: float = 0.3
+    replace: float = 0.3
+    swap: float = 0.1
+    confusion: Tensor | None = None
+    inserted: Tensor | None = None
+
+    def channel(self, vocabulary: Vocabulary, broken: bool = False) -> Channel:
+        """Return the channel of few edits of this kind; every blank hides one symbol.
+
+        The rate of edits is unknown (`RATES`). Unless the text is `broken`, one half of the
+        probability is that it has none.
+        """
+        size = len(vocabulary.inner_ids)
+        noise = Channel.of_rates(
+            tuple(RATES), insert=self.insert, delete=self.delete, replace=self.replace, swap=self.swap,
+            symbols=size,
+        )  # fmt: skip
+        noise = replace(noise, weight=torch.tensor([*RATES.values()], dtype=torch.float64))
+        if self.confusion is not None:
+            noise = replace(noise, confusion=self.confusion.double() * size)
+        if self.inserted is not None:
+            noise = replace(noise, inserted=self.inserted.double() * size)
+        return noise if broken else noise.or_untouched(UNTOUCHED)
+
+    def weights(self, symbols: int) -> EditWeights:
+        """Return log-weights of the edits that undo the damage, for the search."""
+
+        def log(share: float) -> float:
+            return math.log(share) if share > 0 else -math.inf
+
+        return EditWeights(
+            insert=log(self.delete),
+            delete=log(self.insert / symbols),
+            replace=log(self.replace / symbols),
+            transpose=log(self.swap),
+        )
+
+
+def _smoothed(related: Callable[[str, str], bool], symbols: Sequence[str]) -> Tensor:
+    """Confusions with related symbols, each as likely; `CHANCE` of any other one."""
+    table = torch.tensor([[float(a != b and related(a, b)) for b in symbols] for a in symbols])
+    table = table / table.sum(1, keepdim=True).clamp(min=1)
+    alone = table.sum(1, keepdim=True) == 0
+    return torch.where(alone, 1.0, CHANCE) / len(symbols) + (1 - CHANCE) * table
+
+
+def _keys(vocabulary: Vocabulary) -> Damage:
+    """Slips on a US keyboard: neighbouring keys, lost and doubled symbols, transpositions."""
+    place = {key: (x + 0.5 * y, y) for y, row in enumerate(KEYBOARD) for x, key in enumerate(row)}
+
+    def key(symbol: str) -> tuple[float, int] | None:
+        return place.get(SHIFTED.get(symbol, symbol.lower()))
+
+    def near(a: str, b: str) -> bool:
+        first, second = key(a), key(b)
+        if first is None or second is None:
+            return False
+        return abs(first[0] - second[0]) <= 1 and abs(first[1] - second[1]) <= 1
+
+    return Damage(0.25, 0.25, 0.3, 0.2, _smoothed(near, vocabulary.inner_symbols))
+
+
+def _scanned(vocabulary: Vocabulary) -> Damage:
+    """Errors of optical character recognition: symbols that look alike."""
+
+    def alike(a: str, b: str) -> bool:
+        return a.lower() == b.lower() or any(a in group and b in group for group in LOOKALIKES)
+
+    return Damage(0.1, 0.1, 0.8, 0.0, _smoothed(alike, vocabulary.inner_symbols))
+
+
+DAMAGES: dict[str, Callable[[Vocabulary], Damage]] = {
+    "edits": lambda vocabulary: Damage(),
+    "keyboard": _keys,
+    "ocr": _scanned,
+    "swap": lambda vocabulary: Damage(0.0, 0.0, 0.0, 1.0),
+}
+
+
+def named_damage(name: str, vocabulary: Vocabulary) -> Damage:
+    """Return the damage of a name. Raises ConfigError for an unknown one."""
+    if name not in DAMAGES:
+        raise ConfigError(
+            f"damage {quote(name)} is unknown; "
+            f"the nearest of {', '.join(DAMAGES)} is {nearest(name, tuple(DAMAGES))!r}"
+        )
+    return DAMAGES[name](vocabulary)

@@ -1,0 +1,69 @@
+"""Pages of the documentation whose commands are run, with smaller numbers."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from maskdiff.cli import benchmark, inference, train
+from maskdiff.cli.arguments import run_cli
+
+PROGRAMS = {
+    "train_universal.py": train.main,
+    "inference.py": inference.main,
+    "benchmark.py": benchmark.main,
+}
+WHOLE = bool(os.environ.get("TUTORIAL_WHOLE"))  # run the commands as they are printed
+SMALLER = (
+    (
+        r"--max_iters \d+",
+        "--max_iters 10 --eval_interval 10 --n_embd 32 --eval_samples 16 --threads 1",
+    ),
+    (r"--num_samples \d+", "--num_samples 6"),
+)
+
+
+def runnable_blocks(page: Path) -> list[str]:
+    """Return the blocks that the page marks as runnable."""
+    text = page.read_text(encoding="utf-8")
+    return re.findall(r"<!-- run -->\n```bash\n(.*?)```", text, flags=re.DOTALL)
+
+
+def run_page(page: Path, folder: Path) -> list[str]:
+    """Run the blocks of the page in `folder` and return the output of each."""
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    printed = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setenv("PATH", path)
+        for block in runnable_blocks(page):
+            for pattern, smaller in () if WHOLE else SMALLER:
+                block = re.sub(pattern, smaller, block)
+            printed.append(_run(block))
+    return printed
+
+
+def _run(block: str) -> str:
+    """Run a block in the current folder and return its output.
+
+    Commands of the programs run in this process, which saves them the import of torch.
+    """
+    if "<<" in block:  # shell, with files between `<<'END'` and `END`
+        done = subprocess.run(
+            ["bash", "-euc", block], stdout=subprocess.PIPE, text=True, check=True
+        )
+        return done.stdout
+    with contextlib.redirect_stdout(io.StringIO()) as out:
+        for line in block.replace("\\\n", " ").splitlines():
+            python, program, *argv = shlex.split(line)
+            assert python == "python"
+            assert run_cli(PROGRAMS[program], argv) == 0, line
+    return out.getvalue()

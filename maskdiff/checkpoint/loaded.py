@@ -38,7 +38,12 @@ if TYPE_CHECKING:
     from maskdiff.constraints.grammar import GrammarConstraint
     from maskdiff.languages import Language, Vocabulary
     from maskdiff.models.denoiser import ModelDenoiser
+    from maskdiff.models.ngram import NGram
+    from maskdiff.models.ngram_denoiser import NGramDenoiser
     from maskdiff.models.universal import UniversalDenoiser
+
+
+NGRAM = "ngram."  # prefix of the counts of an n-gram in a file of safetensors
 
 
 @dataclass
@@ -46,15 +51,18 @@ class Loaded:
     """A denoiser with everything that a task needs to use it.
 
     Tokens of the denoiser may be pieces of several characters; symbols of the language are single.
+    The denoiser is a neural model, or the n-gram if the checkpoint has no weights. `ngram` is over
+    the characters of the language, in both cases; None for a checkpoint without one.
     """
 
-    denoiser: ModelDenoiser
+    denoiser: ModelDenoiser | NGramDenoiser
     language: Language
     config: Config
     metrics: dict[str, Any] = field(default_factory=dict)
     provenance: dict[str, Any] = field(default_factory=dict)
     path: str = ""
     token_lengths: NDArray[np.float64] | None = None  # of a vocabulary of pieces: P(n tokens)
+    ngram: NGram | None = None
     _constraints: dict[torch.device, GrammarConstraint] = field(
         default_factory=dict, init=False, repr=False, compare=False
     )
@@ -76,7 +84,7 @@ class Loaded:
 
     @property
     def device(self) -> torch.device:
-        return next(self.denoiser.model.parameters()).device
+        return self.denoiser.device
 
     @property
     def deadline(self) -> Deadline:
@@ -107,12 +115,24 @@ class Loaded:
         return make_payload(
             self.config,
             self.vocabulary,
-            self.denoiser.model.state_dict(),
+            self.denoiser.weights(),
             language=self.language.state(),
             metrics=self.metrics,
             provenance=self.provenance,
             lengths=[] if self.token_lengths is None else self.token_lengths.tolist(),
+            ngram=self.ngram,
         )
+
+    def neural(self, use: str) -> ModelDenoiser:
+        """Return the neural denoiser. Raises ConfigError, naming `use`, if there is only a fit."""
+        from maskdiff.models.denoiser import ModelDenoiser
+
+        if not isinstance(self.denoiser, ModelDenoiser):
+            raise ConfigError(
+                f"{use} needs a neural model, and {quote(self.path)} holds an n-gram alone; "
+                "train one with train_universal.py"
+            )
+        return self.denoiser
 
 
 def resolve_device(name: str | torch.device) -> torch.device:
@@ -194,8 +214,6 @@ def denoiser_from(
     override: LanguageOverride | None = None,
 ) -> Loaded:
     """As `load_denoiser`, from a payload. Raises CheckpointError if its parts do not agree."""
-    from maskdiff.models.denoiser import ModelDenoiser
-
     shown, override = quote(path), override or LanguageOverride()
     config = read_config(payload, shown)
     language = _language(config.language, payload.get("language", {}), override, shown)
@@ -215,14 +233,49 @@ def denoiser_from(
             f"checkpoint {shown} has block_size {config.model.block_size} "
             f"for strings of max_len {config.language.max_len}; train it again"
         )
-    # The model, built after its configuration was compared with the weights.
-    model = _fitting_model(config.model, payload["weights"], shown)
-    model.load_state_dict(dict(payload["weights"]))
-    model.to(device).eval().requires_grad_(False)
+    ngram = _ngram(payload, language.vocabulary, shown)
+    denoiser = _denoiser(config.model, payload["weights"], ours, ngram, torch.device(device), shown)
     metrics, provenance = dict(payload.get("metrics", {})), dict(payload.get("provenance", {}))
-    return Loaded(
-        ModelDenoiser(model, ours), language, config, metrics, provenance, path, token_lengths
-    )
+    return Loaded(denoiser, language, config, metrics, provenance, path, token_lengths, ngram)
+
+
+def _ngram(payload: Mapping[str, Any], characters: Vocabulary, shown: str) -> NGram | None:
+    """The n-gram of a checkpoint, None if it has none. Raises CheckpointError."""
+    if "ngram" not in payload:
+        return None
+    from maskdiff.models.ngram import NGram
+
+    try:
+        return NGram.of_state(payload["ngram"], characters)
+    except DataError as error:
+        raise CheckpointError(f"checkpoint {shown} cannot be used: {error}") from None
+
+
+def _denoiser(
+    config: ModelConfig,
+    weights: Mapping[str, Tensor],
+    vocabulary: Vocabulary,
+    ngram: NGram | None,
+    device: torch.device,
+    shown: str,
+) -> ModelDenoiser | NGramDenoiser:
+    """The neural model or, without weights, the n-gram. Raises CheckpointError."""
+    if not weights and ngram is not None:
+        from maskdiff.models.ngram_denoiser import NGramDenoiser
+
+        if config.vocabulary == "bpe" or not config.causal_length:
+            raise CheckpointError(
+                f"checkpoint {shown} is damaged: an n-gram alone has characters as tokens and is "
+                "conditioned on the length"
+            )
+        return NGramDenoiser(ngram, config.block_size, device)
+    from maskdiff.models.denoiser import ModelDenoiser
+
+    # The model is built after its configuration was compared with the weights.
+    model = _fitting_model(config, weights, shown)
+    model.load_state_dict(dict(weights))
+    model.to(device).eval().requires_grad_(False)
+    return ModelDenoiser(model, vocabulary)
 
 
 def _pieces(
@@ -357,6 +410,7 @@ def save_pretrained(folder: str | Path, payload: Mapping[str, Any] | HasPayload)
     """
     payload = payload_from(payload)
     tensors = {name: tensor.contiguous() for name, tensor in payload["weights"].items()}
+    tensors |= {f"{NGRAM}{name}": counts for name, counts in payload.get("ngram", {}).items()}
     data = _safetensors().save(tensors, metadata={"format": "pt"})
     folder = Path(folder)
     write_atomic(folder / "model.safetensors", data)
@@ -386,11 +440,13 @@ def from_pretrained(
             f"{shown} holds no model of this program ({type(error).__name__}: {folded(error)})"
         ) from None
     about = about if isinstance(about, dict) else {}
+    parts: dict[str, Any] = {"weights": weights}
+    counts = {name: weights.pop(name) for name in list(weights) if name.startswith(NGRAM)}
+    if counts:
+        parts["ngram"] = {name.removeprefix(NGRAM): values for name, values in counts.items()}
+    about.pop("ngram", None)
     return denoiser_from(
-        check_payload({**about, "weights": weights}, shown),
-        resolve_device(device),
-        str(folder),
-        override,
+        check_payload({**about, **parts}, shown), resolve_device(device), str(folder), override
     )
 
 

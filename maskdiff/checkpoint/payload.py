@@ -17,10 +17,12 @@ from maskdiff.utils.arguments import refuse
 
 if TYPE_CHECKING:
     from maskdiff.languages import Vocabulary
+    from maskdiff.models.ngram import NGram
 
 FORMAT, VERSION = "maskdiff", 1
 REQUIRED = ("config", "vocabulary", "weights")
 Payload = dict[str, Any]
+COUNTS = (torch.int32, torch.int64)  # types of the counts of an n-gram
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)  # types of weights
 MAX_COUNT = 2**53  # of steps, tokens, seconds: floats represent all integers up to it
 MAX_DEPTH = 8  # of nested dicts and lists
@@ -42,15 +44,17 @@ def make_payload(
     metrics: Mapping[str, float] | None = None,
     provenance: Mapping[str, Any] | None = None,
     lengths: Sequence[float] = (),
+    ngram: NGram | None = None,
     **extra: Any,
 ) -> Payload:
     """Return what `save` writes: tensors on the CPU, without the prefix of `torch.compile`.
 
     Args:
-        weights: The weights to sample with (the EMA).
+        weights: The weights to sample with (the EMA); none for a checkpoint of an n-gram alone.
         language: `Language.state` of a language that the configuration alone does not define.
         metrics, provenance: Numbers; texts, counts and times.
         lengths: For a vocabulary of pieces, probabilities of 0, 1, ... tokens a string.
+        ngram: The n-gram over the characters of the language.
         extra: For resuming: optimizer, raw weights, step.
     """
     symbols: dict[str, Any] = {
@@ -73,6 +77,7 @@ def make_payload(
         "metrics": dict(metrics or {}),
         "provenance": {**versions(), **(provenance or {})},
         "weights": clean,
+        **({} if ngram is None else {"ngram": ngram.state()}),
         **extra,
     }
 
@@ -118,6 +123,10 @@ def check_payload(payload: Any, shown: str) -> Payload:
             )
     for name, weight in payload["weights"].items():
         check_weight(name, weight, shown)
+    if not payload["weights"] and "ngram" not in payload:
+        raise CheckpointError(f"checkpoint {shown} is incomplete: it has no weights and no n-gram")
+    if "ngram" in payload:
+        _check_counts(payload["ngram"], shown)
     return payload
 
 
@@ -136,6 +145,11 @@ def payload_summary(payload: Mapping[str, Any]) -> dict[str, Any]:
     keep = ("format", "version", "config", "vocabulary", "language", "metrics", "provenance")
     count = sum(tensor.numel() for tensor in payload["weights"].values())
     return {**{key: payload[key] for key in keep if key in payload}, "parameters": count}
+
+
+def is_fit(payload: Mapping[str, Any]) -> bool:
+    """Return whether a payload holds an n-gram alone, without the weights of a neural model."""
+    return not payload["weights"]
 
 
 def versions() -> dict[str, str]:
@@ -213,19 +227,36 @@ PARTS: dict[str, tuple[Callable[[object], bool], str]] = {  # parts of a payload
 def check_weight(name: object, weight: object, shown: str) -> None:
     """Raise CheckpointError unless a weight is a contiguous tensor of finite numbers."""
     where = f"checkpoint {shown} is damaged: weight {quote(name)}"
-    if not isinstance(name, str) or not isinstance(weight, Tensor):
-        raise CheckpointError(f"{where} is not a tensor")
-    if weight.dtype not in FLOATS:
-        raise CheckpointError(
-            f"{where} holds {weight.dtype}; allowed are {', '.join(map(str, FLOATS))}"
-        )
-    if (
-        weight.layout is not torch.strided
-        or weight.device.type == "meta"
-        or not weight.is_contiguous()
-    ):
-        raise CheckpointError(f"{where} is not stored in full; save it contiguous")
+    weight = _stored_in_full(name, weight, FLOATS, where)
     if not bool(weight.float().isfinite().all()):
         raise CheckpointError(
             f"{where} has numbers that are infinite or none; train it again, with a lower rate"
         )
+
+
+def _check_counts(counts: object, shown: str) -> None:
+    """Raise CheckpointError unless the part `ngram` is lists of integers; see `NGram.of_state`."""
+    if not isinstance(counts, dict):
+        raise CheckpointError(f"checkpoint {shown} is damaged: ngram is {quote(counts)}, not names")
+    for name, values in counts.items():
+        where = f"checkpoint {shown} is damaged: ngram {quote(name)}"
+        _stored_in_full(name, values, COUNTS, where)
+
+
+def _stored_in_full(
+    name: object, tensor: object, types: Sequence[torch.dtype], where: str
+) -> Tensor:
+    """The tensor itself, if it is contiguous and of one of `types`. Raises CheckpointError."""
+    if not isinstance(name, str) or not isinstance(tensor, Tensor):
+        raise CheckpointError(f"{where} is not a tensor")
+    if tensor.dtype not in types:
+        raise CheckpointError(
+            f"{where} holds {tensor.dtype}; allowed are {', '.join(map(str, types))}"
+        )
+    if (
+        tensor.layout is not torch.strided
+        or tensor.device.type == "meta"
+        or not tensor.is_contiguous()
+    ):
+        raise CheckpointError(f"{where} is not stored in full; save it contiguous")
+    return tensor

@@ -83,6 +83,8 @@ def read_inputs(args: argparse.Namespace) -> tuple[Config, DecodeConfig, Loaded 
         from maskdiff.checkpoint import LanguageOverride, load_denoiser
 
         loaded = load_denoiser(path, args.device, LanguageOverride.of(args))
+    if loaded is not None:
+        loaded.neural("diagnose")
     train = loaded.config if loaded is not None and path == args.train else load_config(args.train)
     return train, decode, loaded
 

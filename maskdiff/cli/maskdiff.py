@@ -1,10 +1,14 @@
-"""`maskdiff`: the commands `diagnose`, `languages check` and `serve`.
+"""`maskdiff`: the commands `fit`, `diagnose`, `languages check` and `serve`.
 
+    maskdiff fit rules                  # a model of the lines of rules/corpus.txt, in seconds
     maskdiff diagnose configs/twin_truncated.yaml configs/decode.yaml
     maskdiff diagnose runs/twin_truncated/best.pt configs/decode.yaml    # also samples the model
     python -m maskdiff diagnose train.yaml decode.yaml --checkpoint best.pt --json
     maskdiff languages check rules      # does this package read rules/grammar.lark as Lark does?
     maskdiff serve --checkpoint checkpoints/arithmetic-steps.pt
+
+`fit` writes a checkpoint that repairs, completes, edits and generates with an n-gram. See
+docs/languages.md.
 
 `diagnose` names the likely cause of repetition and of strings that do not end. It compares the
 settings of training with those of sampling, and samples the model if one is given. See
@@ -22,6 +26,7 @@ from collections.abc import Sequence
 
 from maskdiff.cli import arguments as cli
 from maskdiff.cli.diagnose import add_diagnose_command, run_diagnose
+from maskdiff.cli.fit import add_fit_command, run_fit
 from maskdiff.cli.languages import add_languages_command, run_languages_check
 from maskdiff.cli.serve import add_verb as add_serve_command
 from maskdiff.cli.serve import serve as run_serve
@@ -33,6 +38,7 @@ def build_parser() -> cli.Parser:
     verbs = parser.add_subparsers(
         dest="verb", required=True, metavar="VERB", parser_class=cli.Parser
     )
+    add_fit_command(verbs)
     add_diagnose_command(verbs)
     add_languages_command(verbs)
     add_serve_command(verbs)
@@ -44,5 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = build_parser().parse_args(argv)
     if args.verb == "languages":
         return run_languages_check(args)
+    if args.verb == "fit":
+        return run_fit(args)
     cli.use_threads(args.threads)
     return run_serve(args) if args.verb == "serve" else run_diagnose(args)

@@ -35,7 +35,7 @@ from maskdiff.config_io import (
     load_config,
     overrides,
 )
-from maskdiff.errors import ConfigError, quote
+from maskdiff.errors import CheckpointError, ConfigError, quote
 from maskdiff.training.folder import check_free, in_use
 
 if TYPE_CHECKING:
@@ -83,7 +83,7 @@ def main(argv: list[str] | None = None) -> int:
 def run_folder(config: TrainConfig, resume: bool) -> Path:
     """The folder of a run: `checkpoint_dir`, or `runs/NAME`.
 
-    A number is added to the default name if it is taken.
+    A number is added to the default name if it is taken. A fit (`maskdiff fit`) may be replaced.
 
     Raises:
         ConfigError: the name is not the name of a folder; or the folder contains a run and `resume`
@@ -100,7 +100,7 @@ def run_folder(config: TrainConfig, resume: bool) -> Path:
     folder = Path(config.checkpoint_dir) if config.checkpoint_dir else Path("runs") / name
 
     def taken() -> bool:
-        return (folder / "last.pt").exists() or (folder / "best.pt").exists()
+        return (folder / "last.pt").exists() or _is_trained(folder / "best.pt")
 
     if resume:
         check_free(folder)
@@ -153,6 +153,18 @@ def run_config(folder: Path, given: Mapping[str, Any]) -> Config:
             f"the run in {folder} checks texts with {shown}; allow it with --language DIR"
         )
     return config
+
+
+def _is_trained(best: Path) -> bool:
+    """Whether a file is there that training must not replace: any but an n-gram alone."""
+    if not best.exists():
+        return False
+    from maskdiff import checkpoint
+
+    try:
+        return not checkpoint.is_fit(checkpoint.load(best))
+    except CheckpointError:
+        return True
 
 
 def _saved_config(last: Path) -> Config:

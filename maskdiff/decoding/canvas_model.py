@@ -26,6 +26,7 @@ from maskdiff.models.continuation import ROOT, LatentStates
 
 if TYPE_CHECKING:
     from maskdiff.models.denoiser import ModelDenoiser
+    from maskdiff.models.ngram_denoiser import NGramDenoiser
 
 ROWS = 512  # canvases that are evaluated at once
 
@@ -43,7 +44,7 @@ class CanvasModel:
 
     def __init__(
         self,
-        denoiser: ModelDenoiser,
+        denoiser: ModelDenoiser | NGramDenoiser,
         lengths: Sequence[int],
         latent_states: LatentStates,
         ends: Sequence[tuple[int, ...]] | None = None,
@@ -139,7 +140,7 @@ class CanvasTree:
 
 
 def ending_with(
-    denoiser: ModelDenoiser,
+    denoiser: ModelDenoiser | NGramDenoiser,
     lengths: NDArray[np.float64],
     suffix: bytes,
     settings: CompletionConfig | None = None,
@@ -175,7 +176,7 @@ def ending_with(
 
 
 def _with_ends(
-    denoiser: ModelDenoiser, possible: list[int], suffix: bytes, found: Conditioned
+    denoiser: ModelDenoiser | NGramDenoiser, possible: list[int], suffix: bytes, found: Conditioned
 ) -> CanvasModel:
     sizes, ends, tails, priors = [], [], [], []
     for node, token, log_p in found.leaves():

@@ -148,6 +148,8 @@ def check_subjects(
                 f"its strings itself; {', '.join(other)} measure symbol by symbol: "
                 f"give --suite {' or '.join(ENDING_SUITES)}"
             )
+        if "speed" in names:  # it trains, too
+            loaded.neural("the suite speed")
     grammar = any(config.grammar for config in plan.samplers)
     grammar = grammar or any(map(needs_grammar, plan.repair_methods))
     for subject in subjects:

@@ -7,7 +7,7 @@ its string ends when it is full, and no token ends it before.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -21,6 +21,7 @@ from maskdiff.models.token_table import TokenTable
 if TYPE_CHECKING:
     from maskdiff.languages import Vocabulary
     from maskdiff.models.denoiser import ModelDenoiser
+    from maskdiff.models.ngram_denoiser import NGramDenoiser
     from maskdiff.models.universal import UniversalDenoiser
 
 
@@ -60,16 +61,18 @@ class CausalModel:
     """
 
     def __init__(
-        self, denoiser: ModelDenoiser, lengths: NDArray[np.float64], max_tokens: int = 0
+        self,
+        denoiser: ModelDenoiser | NGramDenoiser,
+        lengths: NDArray[np.float64],
+        max_tokens: int = 0,
     ) -> None:
-        config = denoiser.model.config
+        config = denoiser.config
         if config.head == "aligned":
             raise ConfigError(
                 "this model predicts no next token (head: aligned), so it completes nothing; "
                 "train with head: next"
             )
         self.denoiser = denoiser
-        self.model: UniversalDenoiser = denoiser.model
         self.vocabulary = denoiser.vocabulary
         self.length_conditioned = config.causal_length
         self.table = token_table(self.vocabulary, ends=not self.length_conditioned)
@@ -96,13 +99,14 @@ class CausalTree:
     """See `HistoryTree`; nodes share the keys and values of their ancestors."""
 
     def __init__(self, model: CausalModel) -> None:
-        self.owner, self.cache = model, model.model.start_tree()
+        self.owner = model
+        self.cache: Any = model.denoiser.start_tree()
         self.from_end: list[int] = []  # of each node; 0 where it is not known
         self.calls = self.positions = 0
         self.norm = torch.empty(0)
         table, vocabulary = model.table, model.vocabulary
         drawn = [text is not None or i in table.ends for i, text in enumerate(table.texts)]
-        self.allowed = torch.tensor(drawn, device=model.model.token.weight.device)
+        self.allowed = torch.tensor(drawn, device=model.denoiser.device)
         self.bos = vocabulary.bos
 
     @torch.no_grad()
@@ -130,7 +134,7 @@ class CausalTree:
             torch.where(parents == ROOT, self.bos, tokens),
             torch.tensor(self.from_end[first:]),
         )
-        logits = self.owner.model.tree_logits(
+        logits = self.owner.denoiser.tree_logits(
             read.to(device), parents.to(device), from_end.to(device), self.cache
         )
         self.calls, self.positions = self.calls + 1, self.positions + len(parents)

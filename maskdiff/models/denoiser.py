@@ -97,7 +97,7 @@ class ModelDenoiser:
 
     def __init__(self, model: Any, vocabulary: Vocabulary) -> None:
         self.model = model.eval()
-        self.vocabulary = vocabulary
+        self.vocabulary, self.config = vocabulary, model.config
         config = model.config
         names = {"previous": config.use_self_cond, "noise": config.use_coupling}
         self.inputs = frozenset(name for name, used in names.items() if used)
@@ -117,6 +117,11 @@ class ModelDenoiser:
         """The device of the weights, and of canvases."""
         device: torch.device = next(self.model.parameters()).device
         return device
+
+    def weights(self) -> dict[str, Tensor]:
+        """Return the weights of the neural model."""
+        weights: dict[str, Tensor] = self.model.state_dict()
+        return weights
 
     @torch.no_grad()
     def __call__(
@@ -164,8 +169,17 @@ class ModelDenoiser:
     def causal_stream(self, length: Tensor) -> CausalStream:
         """The causal mode, with a key/value cache where the head predicts the next token."""
         # An aligned head scores a token that its own row sees: only a full pass can hide it.
-        aligned = self.model.config.head == "aligned"
+        aligned = self.config.head == "aligned"
         return FullCausalStream(self, length) if aligned else ModelStream(self, length)
+
+    def start_tree(self) -> Any:
+        """Return the empty store of a tree of histories of the causal mode."""
+        return self.model.start_tree()
+
+    def tree_logits(self, tokens: Tensor, parents: Tensor, from_end: Tensor, cache: Any) -> Tensor:
+        """Add nodes to a tree; see `UniversalDenoiser.tree_logits`."""
+        logits: Tensor = self.model.tree_logits(tokens, parents, from_end, cache)
+        return logits
 
 
 class ModelStream:

@@ -8,7 +8,8 @@ number of different symbols that follow h, and h' the context without its first 
 A context that was never seen has the distribution of the longest suffix that was. The distribution
 without a context is smoothed with the uniform one (Witten and Bell 1991, IEEE Transactions on
 Information Theory 37; method C of prediction by partial matching). A string begins after BOS and
-ends with EOS, so an n-gram is a distribution over whole strings.
+ends with EOS, so an n-gram is a distribution over whole strings. No context goes beyond BOS: longer
+ones would have the same counts, and smoothing would act on them once more each.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from maskdiff.languages import Vocabulary
 
 ORDERS = (2, 12)  # the least and the greatest order
+MAX_TOTAL = 2**53  # symbols: floats represent all integers up to it
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
 
@@ -79,18 +81,9 @@ class NGram:
         """Return the n-gram of strings of inner token ids. Raises DataError without strings."""
         if not strings:
             raise DataError("an n-gram needs strings to count")
-        size, reach = len(vocabulary), order - 1
-        flat, places = _flatten(strings, vocabulary, reach)
-        target, node = flat[places], np.zeros(len(places), dtype=np.int64)
-        contexts, levels = np.zeros(1, dtype=np.int64), []
-        for depth in range(order):
-            if depth:
-                contexts, node = np.unique(node * size + flat[places - depth], return_inverse=True)
-            pairs, counts = np.unique(node * size + target, return_counts=True)
-            totals = np.bincount(node, minlength=len(contexts))
-            kinds = np.bincount(pairs // size, minlength=len(contexts))
-            levels.append(_Level(contexts, totals, kinds, pairs, counts))
-        return cls(vocabulary, levels)
+        flat, places = _flatten(strings, vocabulary, order - 1)
+        columns = [flat[places - back] for back in range(order)]
+        return cls(vocabulary, _count(columns, None, vocabulary))
 
     @classmethod
     def fit_order(
@@ -112,6 +105,35 @@ class NGram:
         """Return the n-gram of a lower order of the same strings."""
         return NGram(self.vocabulary, self._levels[:order])
 
+    def backward(self) -> NGram:
+        """Return the n-gram of the same order of the reversed strings, from the counts alone.
+
+        A symbol and the symbols after it, read backwards, are an n-gram of the reversed strings.
+        Those that reach the end of their string are counted after shorter contexts, too.
+        """
+        vocabulary, size = self.vocabulary, len(self.vocabulary)
+        bos, eos = vocabulary.bos, vocabulary.eos
+        rows, counts = [], []
+        for depth in range(1, self.order):
+            level = self._levels[depth]
+            kept = np.flatnonzero((level.pairs % size == eos) | (depth == self.reach))
+            # The symbols of each pair, the first one first.
+            node, symbols = level.pairs[kept] // size, []
+            for above in range(depth, 0, -1):
+                key = self._levels[above].contexts[node]
+                symbols.append(key % size)
+                node = key // size
+            symbols.append(level.pairs[kept] % size)
+            # Backwards a string begins after EOS and ends with BOS.
+            target, *context = symbols
+            row = [np.where(target == bos, eos, target)]
+            row += [np.where(symbol == eos, bos, symbol) for symbol in context]
+            row += [np.full(len(kept), vocabulary.pad)] * (self.reach - depth)
+            rows.append(np.stack(row))
+            counts.append(level.counts[kept])
+        columns = list(np.concatenate(rows, axis=1))
+        return NGram(vocabulary, _count(columns, np.concatenate(counts), vocabulary))
+
     # ---------------------------------------------------------------------------- probabilities
 
     def symbol_log_probs(self, strings: Sequence[Sequence[int]]) -> list[Floats]:
@@ -130,7 +152,8 @@ class NGram:
         """Return log p(target | context) in nats, (n,).
 
         Args:
-            contexts: (n, reach) token ids, the nearest one first; BOS before the beginning.
+            contexts: (n, reach) token ids, the nearest one first; before the beginning BOS, once
+                or more often.
             targets: (n,) inner token ids or EOS.
         """
         return np.log(self._by_order(contexts, targets)[-1])
@@ -200,8 +223,8 @@ class NGram:
             while f"{len(levels)}.contexts" in state:
                 names = _Level.__dataclass_fields__
                 parts = {name: state[f"{len(levels)}.{name}"] for name in names}
-                level = _Level(**{n: v.numpy().astype(np.int64) for n, v in parts.items()})
-                _check(level, levels[-1] if levels else None, len(vocabulary))
+                level = _Level(**{n: v.cpu().numpy().astype(np.int64) for n, v in parts.items()})
+                _check(level, levels[-1] if levels else None, vocabulary)
                 levels.append(level)
         except (KeyError, AttributeError, TypeError, ValueError) as error:
             raise DataError(f"the counts of an n-gram are damaged: {error}") from None
@@ -213,10 +236,11 @@ class NGram:
 def _flatten(
     strings: Sequence[Sequence[int]], vocabulary: Vocabulary, reach: int
 ) -> tuple[Ints, Ints]:
-    """All strings in one row, each after `reach` times BOS and before EOS; places of targets."""
+    """All strings in one row, each after PADs and BOS and before EOS; the places of the targets."""
     lengths = np.array([len(string) + 1 for string in strings])
     starts = np.cumsum(lengths + reach) - lengths
-    flat = np.full(int(lengths.sum()) + reach * len(strings), vocabulary.bos)
+    flat = np.full(int(lengths.sum()) + reach * len(strings), vocabulary.pad)
+    flat[starts - 1] = vocabulary.bos
     offset = np.arange(lengths.sum()) - np.repeat(np.cumsum(lengths) - lengths, lengths)
     places = np.repeat(starts, lengths) + offset
     flat[places] = np.fromiter(
@@ -225,23 +249,69 @@ def _flatten(
     return flat, places
 
 
+def _count(columns: Sequence[Ints], weights: Ints | None, vocabulary: Vocabulary) -> list[_Level]:
+    """The counts of all orders of targets after their contexts.
+
+    Args:
+        columns: (n,) each: the targets, then their contexts, the nearest symbol first; PAD ends a
+            context.
+        weights: (n,) how often each occurs; None for once.
+        vocabulary: The vocabulary.
+    """
+    size = len(vocabulary)
+    target, *context = columns
+    # Rows in the order of their contexts, by stable sorts from the farthest symbol to the nearest.
+    # Equal contexts of every length then follow one another.
+    rows = np.arange(len(target))
+    for symbols in reversed(context):
+        rows = rows[np.argsort(symbols[rows].astype(np.int16), kind="stable")]  # a radix sort
+    node, contexts, levels = np.zeros(len(rows), dtype=np.int64), np.zeros(1, dtype=np.int64), []
+    for depth, symbols in enumerate(columns):
+        if depth:
+            kept = symbols[rows] != vocabulary.pad
+            rows = rows[kept]
+            keys = node[kept] * size + symbols[rows]
+            new = np.append(np.ones(min(len(keys), 1), dtype=bool), keys[1:] != keys[:-1])
+            contexts, node = keys[new], np.cumsum(new) - 1
+        keys = node * size + target[rows]
+        if weights is None:
+            pairs, counts = np.unique(keys, return_counts=True)
+        else:
+            pairs, place = np.unique(keys, return_inverse=True)
+            counts = np.bincount(place, weights[rows]).astype(np.int64)
+        totals = np.bincount(pairs // size, counts, minlength=len(contexts)).astype(np.int64)
+        kinds = np.bincount(pairs // size, minlength=len(contexts))
+        levels.append(_Level(contexts, totals, kinds, pairs, counts))
+    return levels
+
+
 def _stored(values: Ints) -> type:
     """The integer type that holds `values` in a file."""
     return np.int32 if not len(values) or values.max() < 2**31 else np.int64
 
 
-def _check(level: _Level, parent: _Level | None, size: int) -> None:
+def _check(level: _Level, parent: _Level | None, vocabulary: Vocabulary) -> None:
     """Raise ValueError unless the counts of a level agree."""
-    contexts, pairs = level.contexts, level.pairs
+    contexts, pairs, size = level.contexts, level.pairs, len(vocabulary)
     if any(values.ndim != 1 for values in vars(level).values()):
         raise ValueError("a part is not a list")
     above = 1 if parent is None else len(parent.contexts) * size
-    for keys, limit in ((contexts, above), (pairs, len(contexts) * size)):
-        if not len(keys) or keys[0] < 0 or keys[-1] >= limit or (np.diff(keys) <= 0).any():
+    symbols = np.array(vocabulary.inner_ids)
+    before, after = np.append(symbols, vocabulary.bos), np.append(symbols, vocabulary.eos)
+    for keys, limit, known in (
+        (contexts, above, before if parent is not None else np.zeros(1, dtype=np.int64)),
+        (pairs, len(contexts) * size, after),
+    ):
+        whole = not len(keys) or (keys[0] >= 0 and keys[-1] < limit and (np.diff(keys) > 0).all())
+        if not whole or (parent is None and not len(keys)):
             raise ValueError("keys are not sorted, or out of range")
+        if not np.isin(keys % size, known).all():
+            raise ValueError("a key has a token that no string has")
     if len(level.counts) != len(pairs) or (level.counts < 1).any():
         raise ValueError("a count is below 1")
     kinds = np.bincount(pairs // size, minlength=len(contexts))
     totals = np.bincount(pairs // size, level.counts, minlength=len(contexts))
     if not (np.array_equal(kinds, level.kinds) and np.array_equal(totals, level.totals)):
         raise ValueError("sums differ from their parts")
+    if (kinds < 1).any() or totals.sum() > MAX_TOTAL:
+        raise ValueError("a context was never seen, or there are more symbols than can be counted")

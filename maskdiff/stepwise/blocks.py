@@ -80,6 +80,7 @@ class BlockBackend:
     def __init__(
         self, loaded: Loaded, name: str = "blocks", block: int = 8, per_call: int = 1
     ) -> None:
+        denoiser = loaded.neural("the block backend")
         if loaded.config.train.open_share == 0.0:
             raise ConfigError(
                 "this model never saw a string whose end is open, so it cannot write block by "
@@ -89,7 +90,7 @@ class BlockBackend:
             raise ConfigError(
                 f"block_size is {block} and per_call {per_call}; both must be at least 1"
             )
-        self.name, self.vocabulary, self.denoiser = name, loaded.vocabulary, loaded.denoiser
+        self.name, self.vocabulary, self.denoiser = name, loaded.vocabulary, denoiser
         self.block, self.device = block, loaded.device
         self.longest = loaded.config.model.block_size
         self.sampler = Unmask(order="top", schedule=EachCall(per_call), steps=0)

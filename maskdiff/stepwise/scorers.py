@@ -161,16 +161,13 @@ class DenoiserScorer:
     """
 
     def __init__(self, loaded: Loaded, groups: int = 0) -> None:
+        denoiser = loaded.neural("the scorer pseudo-likelihood")
         if loaded.config.train.open_share == 0.0:
             raise ConfigError(
                 "the denoiser of this checkpoint never saw a string whose end is open, so it "
                 "cannot judge a step; choose another scorer, or train it with open_share above 0"
             )
-        self.denoiser, self.vocabulary, self.device = (
-            loaded.denoiser,
-            loaded.vocabulary,
-            loaded.device,
-        )
+        self.denoiser, self.vocabulary, self.device = denoiser, loaded.vocabulary, loaded.device
         self.groups, self.longest = groups, loaded.config.model.block_size
 
     def score(self, judgements: Sequence[Judgement]) -> list[tuple[list[float], Spent]]:

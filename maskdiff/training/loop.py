@@ -10,7 +10,7 @@ import math
 import time
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -23,15 +23,17 @@ from maskdiff.checkpoint import resolve_device
 from maskdiff.config import Config, TrainConfig
 from maskdiff.config_io import dump_yaml
 from maskdiff.data import Batches, PackedCanvases, pack, step_generator
-from maskdiff.errors import ConfigError, LogitsError, UserError, quote
-from maskdiff.languages import Vocabulary, make_language, model_vocabulary, token_lengths
+from maskdiff.errors import CheckpointError, ConfigError, LogitsError, UserError, quote
+from maskdiff.languages import LANGUAGES, Vocabulary, make_language, model_vocabulary, token_lengths
 from maskdiff.models.losses import sums_by, weighted_nll
+from maskdiff.models.ngram import NGram
 from maskdiff.models.universal import LATE_INPUTS, UniversalDenoiser
 from maskdiff.noise import MODES, Strings, mixture, reference_noise
 from maskdiff.training.compiling import compiled
 from maskdiff.training.conditioning import DROPOUT, NOISE, couple, self_condition
 from maskdiff.training.console import STREAM, write_line
 from maskdiff.training.distributed import World, join_world, shard
+from maskdiff.training.fitting import fit_ngram
 from maskdiff.training.folder import RunFolder
 from maskdiff.training.monitor import Monitor
 from maskdiff.training.optimizers import lr_scale, make_optimizers, set_lr
@@ -130,6 +132,11 @@ class Trainer:
             self.monitor = Monitor(self.config, self.language, vocabulary, folder, self.first())
         self.stop_signal: int | None = None
 
+    @cached_property
+    def ngram(self) -> NGram | None:
+        """The n-gram of the corpus, which every checkpoint holds; None for other languages."""
+        return fit_ngram(self.language)
+
     def _check_same(self, payload: dict[str, Any], shown: str) -> str:
         """Check that options and strings are those of `payload`; returns a note for the user."""
         check_unchanged(checkpoint.read_config(payload, shown), self.config, shown)
@@ -164,6 +171,10 @@ class Trainer:
 
         Inputs that it lacks stay zero. Raises CheckpointError.
         """
+        if checkpoint.is_fit(payload):
+            raise CheckpointError(
+                f"{shown} holds an n-gram alone: there are no weights to start from"
+            )
         model = self.model.state_dict()
         new = {name: model[name] for name in LATE_INPUTS if name in model}
         weights = {**new, **payload["weights"]}
@@ -479,6 +490,7 @@ class Trainer:
             metrics=self.progress.metrics,
             provenance=provenance(self.progress, self.config.train.seed) | place,
             lengths=self.lengths,
+            ngram=self.ngram,
             **extra,
         )
         self.files.write(name, checkpoint.to_bytes(payload))

@@ -53,6 +53,7 @@ class OwnPolicy:
                 "take one trained with causal_length: false"
             )
         self.loaded, self.language, self.vocabulary = loaded, loaded.language, loaded.vocabulary
+        self.denoiser = loaded.neural("self-distillation")
         self.name, self.size = name or loaded.language.name, len(loaded.vocabulary)
         self.backtracking = frozenset({self.vocabulary.ids[BACKTRACK]})
         barred = torch.zeros(self.size, dtype=torch.bool)
@@ -63,7 +64,7 @@ class OwnPolicy:
     @property
     def module(self) -> nn.Module:
         """See `Policy`."""
-        model: nn.Module = self.loaded.denoiser.model
+        model: nn.Module = self.denoiser.model
         return model
 
     def prompt(
@@ -102,7 +103,7 @@ class OwnPolicy:
         self, prompts: list[Ids], keys: Tensor, temperature: float, limit: int
     ) -> list[Ids]:
         """Answers to prompts that fit in one batch."""
-        stream = PromptStream(self.loaded.denoiser.model, prompts, self.vocabulary.pad, limit)
+        stream = PromptStream(self.denoiser.model, prompts, self.vocabulary.pad, limit)
         strings = AnswerStrings([limit] * len(prompts), {self.vocabulary.eos})
         return draw_answers(stream, stream.scores, keys, temperature, strings, ~self._barred)
 
@@ -126,13 +127,13 @@ class OwnPolicy:
             [[*row, *[self.vocabulary.pad] * (width - len(row))] for row in rows], device=device
         )
         length = torch.tensor([len(row) for row in rows], device=device)
-        scores: Tensor = self.loaded.denoiser.model.forward_strings(
+        scores: Tensor = self.denoiser.model.forward_strings(
             tokens, length, torch.zeros(len(rows), device=device), True
         )
         return scores.float()
 
     def twin(self) -> OwnPolicy:
         """See `Policy`."""
-        denoiser = copy.copy(self.loaded.denoiser)
+        denoiser = copy.copy(self.denoiser)
         denoiser.model = copy.deepcopy(denoiser.model)
         return OwnPolicy(replace(self.loaded, denoiser=denoiser), self.name)

@@ -27,6 +27,7 @@ from maskdiff.checkpoint.payload import (
 )
 from maskdiff.config import MAX_PARAMETERS, Config, LanguageConfig, ModelConfig
 from maskdiff.errors import CheckpointError, ConfigError, DataError, GrammarError, folded, quote
+from maskdiff.models.prior import Prior
 from maskdiff.utils import arguments
 from maskdiff.utils.arguments import checked_arguments
 from maskdiff.utils.deadline import NEVER, Deadline
@@ -63,6 +64,7 @@ class Loaded:
     path: str = ""
     token_lengths: NDArray[np.float64] | None = None  # of a vocabulary of pieces: P(n tokens)
     ngram: NGram | None = None
+    fitted_prior: Prior | None = None
     _constraints: dict[torch.device, GrammarConstraint] = field(
         default_factory=dict, init=False, repr=False, compare=False
     )
@@ -85,6 +87,14 @@ class Loaded:
     @property
     def device(self) -> torch.device:
         return self.denoiser.device
+
+    @property
+    def prior(self) -> Prior:
+        """The weights of the causal mode and the n-gram, fitted or usual ones."""
+        from maskdiff.models.ngram_denoiser import NGramDenoiser
+
+        neural = not isinstance(self.denoiser, NGramDenoiser)
+        return self.fitted_prior or Prior.usual(neural, self.ngram is not None)
 
     @property
     def deadline(self) -> Deadline:
@@ -121,6 +131,7 @@ class Loaded:
             provenance=self.provenance,
             lengths=[] if self.token_lengths is None else self.token_lengths.tolist(),
             ngram=self.ngram,
+            prior=self.fitted_prior,
         )
 
     def neural(self, use: str) -> ModelDenoiser:
@@ -236,7 +247,10 @@ def denoiser_from(
     ngram = _ngram(payload, language.vocabulary, shown)
     denoiser = _denoiser(config.model, payload["weights"], ours, ngram, torch.device(device), shown)
     metrics, provenance = dict(payload.get("metrics", {})), dict(payload.get("provenance", {}))
-    return Loaded(denoiser, language, config, metrics, provenance, path, token_lengths, ngram)
+    prior = Prior(**payload["prior"]) if payload.get("prior") else None
+    return Loaded(
+        denoiser, language, config, metrics, provenance, path, token_lengths, ngram, prior
+    )
 
 
 def _ngram(payload: Mapping[str, Any], characters: Vocabulary, shown: str) -> NGram | None:

@@ -18,6 +18,7 @@ from maskdiff.utils.arguments import refuse
 if TYPE_CHECKING:
     from maskdiff.languages import Vocabulary
     from maskdiff.models.ngram import NGram
+    from maskdiff.models.prior import Prior
 
 FORMAT, VERSION = "maskdiff", 1
 REQUIRED = ("config", "vocabulary", "weights")
@@ -45,6 +46,7 @@ def make_payload(
     provenance: Mapping[str, Any] | None = None,
     lengths: Sequence[float] = (),
     ngram: NGram | None = None,
+    prior: Prior | None = None,
     **extra: Any,
 ) -> Payload:
     """Return what `save` writes: tensors on the CPU, without the prefix of `torch.compile`.
@@ -55,6 +57,7 @@ def make_payload(
         metrics, provenance: Numbers; texts, counts and times.
         lengths: For a vocabulary of pieces, probabilities of 0, 1, ... tokens a string.
         ngram: The n-gram over the characters of the language.
+        prior: The weights of model and n-gram, if they were fitted.
         extra: For resuming: optimizer, raw weights, step.
     """
     symbols: dict[str, Any] = {
@@ -78,6 +81,7 @@ def make_payload(
         "provenance": {**versions(), **(provenance or {})},
         "weights": clean,
         **({} if ngram is None else {"ngram": ngram.state()}),
+        **({} if prior is None else {"prior": prior.state()}),
         **extra,
     }
 
@@ -198,6 +202,14 @@ def _are_facts(values: object) -> bool:
     )
 
 
+def _are_weights(values: object) -> bool:
+    """Return whether `values` is empty or holds the weights of a `Prior`."""
+    if not isinstance(values, dict) or not values:
+        return values == {}
+    numbers = all(type(v) is float and 0.0 <= v <= 10.0 for v in values.values())
+    return numbers and values.keys() == {"neural", "ngram"} and sum(values.values()) > 0
+
+
 def _are_plain(values: object) -> bool:
     """Return whether `values` maps names to texts, numbers, None, or lists and dicts of these."""
 
@@ -220,6 +232,7 @@ def _names(values: object, fits: Callable[[object], bool]) -> bool:
 PARTS: dict[str, tuple[Callable[[object], bool], str]] = {  # parts of a payload that may be absent
     "language": (_are_plain, "plain values"),
     "metrics": (are_numbers, "numbers"),
+    "prior": (_are_weights, "weights of `neural` and `ngram`, from 0 to 10"),
     "provenance": (_are_facts, "texts, counts and times"),
 }
 

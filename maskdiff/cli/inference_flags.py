@@ -78,7 +78,14 @@ def _add_repair(verbs: Any) -> None:
     )
     methods = "channel (default), draft, least_edits (no model)"
     _flag(verb, "--method", "NAME", methods, str, "channel")
-    _flag(verb, "--sigma", "S", "share of damaged symbols (default: several are tried)", cli.share)
+    _switch(verb, "--broken", "the strings are certainly damaged: unchanged is no answer")
+    _flag(
+        verb, "--edits", "N", "number of edits: N or N..M; a transposition is one", cli.new_length
+    )
+    kinds = "edits (default), keyboard, ocr, swap, or noise (that of the training)"
+    _flag(verb, "--damage", "KIND", kinds, str, "edits")
+    share = "share of symbols that the training noise damaged; implies --damage noise"
+    _flag(verb, "--sigma", "S", share, cli.share)
     _flag(verb, "--slack", "N", "the length changes by at most N (default 2)", CHANGE, 2)
     _switch(verb, "--grammar", "only strings that parse; one that parses stays as it is")
     _switch(verb, "--holds", "strings that are true before others that parse")

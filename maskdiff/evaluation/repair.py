@@ -7,7 +7,6 @@ many; `aligned_accuracy` charges it as one.
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -143,13 +142,6 @@ class Fixed:
 Fix = Callable[["Loaded", list[str], str, "float | None", int, KnownDamage], Fixed]
 
 
-def damage_options(known: KnownDamage) -> dict[str, Any]:
-    """Return the options of `tasks.repair` that state what is known of the damage."""
-    options = {"broken": known.broken, "edits": known.edits} if known != UNKNOWN else {}
-    taken = inspect.signature(tasks.repair).parameters
-    return {name: value for name, value in options.items() if name in taken}
-
-
 def fix_with_tasks(
     loaded: Loaded,
     texts: list[str],
@@ -167,11 +159,12 @@ def fix_with_tasks(
         grammar=UNDER_GRAMMAR in method,
         holds=AND_TRUTH in method,
         seed=seed,
-        **damage_options(known),
+        broken=known.broken,
+        edits=None if known == UNKNOWN else known.edits,
     )
     pairs = zip(texts, results, strict=True)
     fixed = [text if result.error else result.text for text, result in pairs]
-    probabilities = [getattr(result, "probability", None) for result in results]
+    probabilities = [result.probability for result in results]
     return Fixed(fixed, [result.evaluations for result in results], probabilities)
 
 

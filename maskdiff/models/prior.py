@@ -19,3 +19,14 @@ class Prior:
 
     neural: float = 1.0
     ngram: float = 0.0
+
+    @classmethod
+    def usual(cls, neural: bool, ngram: bool) -> Prior:
+        """Return the weights of models that were not fitted together."""
+        if neural and ngram:
+            return cls(0.6, 0.2)
+        return cls(1.0, 0.0) if neural else cls(0.0, 0.8)
+
+    def state(self) -> dict[str, float]:
+        """Return the weights by name, for a checkpoint."""
+        return {"neural": self.neural, "ngram": self.ngram}

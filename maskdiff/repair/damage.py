@@ -7,7 +7,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from maskdiff.errors import ConfigError, nearest, quote
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
 
 # Rates of edits a symbol and how likely they are: one edit is the most frequent damage.
 RATES = {0.01: 0.8, 0.03: 0.15, 0.1: 0.04, 0.3: 0.01}
+DRAWS = 100  # of an edit that is impossible where it falls
 CHANCE = 0.1  # share of replacements and insertions that follow no table of confusions
 UNTOUCHED = 0.5  # probability that a text is right, where nothing is known of it
 KEYBOARD = ("`1234567890-=", "qwertyuiop[]\\", "asdfghjkl;'", "zxcvbnm,./")
@@ -72,6 +75,39 @@ class Damage:
             noise = replace(noise, inserted=self.inserted.double() * size)
         return noise if broken else noise.or_untouched(UNTOUCHED)
 
+    def apply(
+        self, tokens: Sequence[int], edits: int, vocabulary: Vocabulary, rng: np.random.Generator
+    ) -> list[int]:
+        """Return inner token ids after random edits at random places, one after another.
+
+        A replacement writes another symbol. An edit that is impossible (a deletion of the only
+        symbol, a transposition of equal symbols) is drawn again, at most `DRAWS` times.
+        """
+        made, symbols = list(tokens), np.array(vocabulary.inner_ids)
+        kinds = np.array([self.insert, self.delete, self.replace, self.swap])
+        for _ in range(edits):
+            for _ in range(DRAWS):
+                kind, at = rng.choice(4, p=kinds / kinds.sum()), int(rng.integers(len(made) + 1))
+                if kind == 0:
+                    made.insert(at, int(rng.choice(symbols, p=_normal(self.inserted))))
+                elif at == len(made) or (kind == 1 and len(made) == 1):
+                    continue
+                elif kind == 1:
+                    del made[at]
+                elif kind == 2:
+                    row = int(np.flatnonzero(symbols == made[at])[0])
+                    table = None if self.confusion is None else self.confusion[row]
+                    symbol = int(rng.choice(symbols, p=_normal(table)))
+                    if symbol == made[at]:
+                        continue
+                    made[at] = symbol
+                elif at + 1 < len(made) and made[at] != made[at + 1]:
+                    made[at], made[at + 1] = made[at + 1], made[at]
+                else:
+                    continue
+                break
+        return made
+
     def weights(self, symbols: int) -> EditWeights:
         """Return log-weights of the edits that undo the damage, for the search."""
 
@@ -84,6 +120,14 @@ class Damage:
             replace=log(self.replace / symbols),
             transpose=log(self.swap),
         )
+
+
+def _normal(shares: Tensor | None) -> NDArray[np.float64] | None:
+    """The probabilities of shares."""
+    if shares is None:
+        return None
+    values = shares.double().numpy()
+    return np.asarray(values / values.sum())
 
 
 def _smoothed(related: Callable[[str, str], bool], symbols: Sequence[str]) -> Tensor:

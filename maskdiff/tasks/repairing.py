@@ -118,11 +118,11 @@ def repair(
     # Texts that need no repair; then drafts or searches for the others.
     scorer = _scorer(loaded, damage, sigma, constraints)
     results |= _unchanged(scorer, damaged, good) if constraints.grammar and not broken else {}
-    broken, made = {i: damaged[i] for i in good}, []
-    if broken and method == "draft":
-        made = _drafts(loaded, broken, sigma or 0.2, steps, keys, batch_size, trace, constraints)
-    elif broken:
-        made = _searched(scorer, list(broken.values()), beam, slack, trace)
+    items, made = {i: damaged[i] for i in good}, []
+    if items and method == "draft":
+        made = _drafts(loaded, items, sigma or 0.2, steps, keys, batch_size, trace, constraints)
+    elif items:
+        made = _searched(scorer, list(items.values()), beam, slack, trace)
     merged = zip(merge(texts, results, good, made), foreign, strict=True)
     return [replace(item, foreign=symbols) for item, symbols in merged]
 

@@ -24,7 +24,7 @@ from maskdiff.config import Config, TrainConfig
 from maskdiff.config_io import dump_yaml
 from maskdiff.data import Batches, PackedCanvases, pack, step_generator
 from maskdiff.errors import CheckpointError, ConfigError, LogitsError, UserError, quote
-from maskdiff.languages import LANGUAGES, Vocabulary, make_language, model_vocabulary, token_lengths
+from maskdiff.languages import Vocabulary, make_language, model_vocabulary, token_lengths
 from maskdiff.models.losses import sums_by, weighted_nll
 from maskdiff.models.ngram import NGram
 from maskdiff.models.universal import LATE_INPUTS, UniversalDenoiser
@@ -481,7 +481,6 @@ class Trainer:
             return
         state = capture(self.model, self.optimizers, self.progress, self.curve)
         place = {"processes": self.world.size, "device": str(self.device)}
-        extra = {"training": state} if name == "last.pt" else {}
         payload = checkpoint.make_payload(
             self.config,
             self.vocabulary,
@@ -491,8 +490,9 @@ class Trainer:
             provenance=provenance(self.progress, self.config.train.seed) | place,
             lengths=self.lengths,
             ngram=self.ngram,
-            **extra,
         )
+        if name == "last.pt":
+            payload["training"] = state
         self.files.write(name, checkpoint.to_bytes(payload))
 
     def interruptible(self) -> AbstractContextManager[None]:

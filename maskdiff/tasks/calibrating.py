@@ -1,0 +1,94 @@
+"""`fit_prior`: the weights of the causal mode and the n-gram, fitted on held-out strings."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from maskdiff.models.ngram_denoiser import NGramDenoiser
+from maskdiff.models.prior import Prior
+from maskdiff.repair import Damage
+from maskdiff.tasks.candidates import CandidateScorer, Damaged, RepairConstraints
+from maskdiff.tasks.proposing import channel_candidates
+
+if TYPE_CHECKING:
+    from maskdiff.checkpoint import Loaded
+
+ONE_EDIT = 0.75  # share of the strings with one edit; the others have two
+LINES = 300  # strings that are damaged at most
+CHUNK = 8  # strings between two looks at the clock
+WEIGHTS = np.linspace(0.0, 1.5, 31)  # that are tried
+STRENGTH = 2.0  # of the usual weights, in strings: few strings change them little
+
+Pool = tuple[NDArray[np.float64], NDArray[np.float64], int]  # features, channel, the original's row
+
+
+def fit_prior(loaded: Loaded, texts: Sequence[str], seconds: float = 30.0, seed: int = 0) -> Prior:
+    """Return the weights under which the originals of damaged strings are most probable.
+
+    Every string gets one or two random edits. The posterior of its original among the candidates
+    of a repair is a logistic model of the log-probabilities by the causal mode and the n-gram, with
+    that of the channel as offset; the weights maximise the sum of its logarithms.
+
+    Args:
+        loaded: A model with an n-gram; its present weights are not used.
+        texts: Strings that neither was trained on.
+        seconds: Time for the candidates, roughly.
+        seed: Of the damage.
+    """
+    usual = Prior.usual(not isinstance(loaded.denoiser, NGramDenoiser), loaded.ngram is not None)
+    if loaded.ngram is None or not texts:
+        return usual
+    both = replace(loaded, fitted_prior=Prior(1.0, 1.0))
+    pools = list(_pools(both, list(texts)[:LINES], seconds, seed))
+    neural = WEIGHTS if usual.neural else np.zeros(1)
+    best, found = -np.inf, usual
+    for a in neural:
+        for b in WEIGHTS:
+            if a + b == 0:
+                continue
+            score = -STRENGTH * ((a - usual.neural) ** 2 + (b - usual.ngram) ** 2)
+            score += sum(_log_posterior(pool, float(a), float(b)) for pool in pools)
+            if score > best:
+                best, found = score, Prior(float(a), float(b))
+    return found
+
+
+def _log_posterior(pool: Pool, neural: float, ngram: float) -> float:
+    """log p of the original among the candidates."""
+    features, channel, row = pool
+    total = features @ np.array([neural, ngram]) + channel
+    return float(total[row] - np.logaddexp.reduce(total))
+
+
+def _pools(loaded: Loaded, texts: Sequence[str], seconds: float, seed: int) -> Iterator[Pool]:
+    """The candidates of damaged strings, until the time is over."""
+    vocabulary, damage = loaded.language.vocabulary, Damage()
+    rng, started = np.random.default_rng([seed, 71]), time.monotonic()
+    constraints = RepairConstraints(broken=True)
+    channel = damage.channel(vocabulary, broken=True)
+    weights = damage.weights(len(vocabulary.inner_ids))
+    scorer = CandidateScorer(loaded, channel, constraints, weights)
+    for first in range(0, len(texts), CHUNK):
+        if time.monotonic() - started > seconds:
+            return
+        originals = texts[first : first + CHUNK]
+        edits = 2 - (rng.random(len(originals)) < ONE_EDIT)
+        broken = [
+            damage.apply(vocabulary.encode(text), int(count), vocabulary, rng)
+            for text, count in zip(originals, edits, strict=True)
+        ]
+        items = [Damaged(tokens, vocabulary.decode(tokens)) for tokens in broken]
+        pools = channel_candidates(scorer, items, beam=1, slack=2, trace=False)
+        for text, pool in zip(originals, pools, strict=True):
+            fitting = pool.fitting(constraints)
+            names = [candidate.text for candidate in fitting]
+            if text in names:
+                rows = [[c.log_model + c.log_length, c.log_ngram] for c in fitting]
+                log_channel = np.array([c.log_channel for c in fitting])
+                yield np.nan_to_num(np.array(rows), nan=-1e9), log_channel, names.index(text)

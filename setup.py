@@ -52,6 +52,7 @@ setup(
             "safetensors>=0.4",
         ],  # completes with any causal language model of it
         "serve": ["fastapi>=0.110", "uvicorn>=0.27"],  # `maskdiff serve`
+        "peers": ["json_repair>=0.30"],  # the benchmark compares repairs of JSON with it
         "openai": ["openai>=1.40"],  # asks models behind OpenAI-compatible HTTP
     },
 )

@@ -316,16 +316,32 @@ def load_config(
 
     Raises ConfigError.
     """
-    given = given_options(path, overrides)
-    return check(config_from_dict(given, base=base), str(path or ""))
+    return check(config_from_dict(explicit(path, overrides), base=base), str(path or ""))
 
 
-def given_options(
-    path: str | Path | None, overrides: Mapping[str, Any] | None = None
+def explicit(
+    path: str | Path | None = None, overrides: Mapping[str, Any] | None = None
 ) -> dict[str, Any]:
-    """Return the options that the YAML file at `path` and `overrides` set. Raises ConfigError."""
-    given = {} if path is None else _explicit(Path(path), ())
-    return {**given, **(overrides or {})}
+    """Return the options that the YAML file at `path` and `overrides` set, by name.
+
+    Of `minutes` and `max_iters`, which both limit a run, the one that is set later counts: a run
+    with `minutes` alone has `max_iters` 0, and one with `max_iters` alone `minutes` 0. Raises
+    ConfigError.
+    """
+    given: dict[str, Any] = {}
+    for values in ({} if path is None else _explicit(Path(path), ()), overrides or {}):
+        given.update(values)
+        if "minutes" in values and "max_iters" not in values and _is_positive(values["minutes"]):
+            given["max_iters"] = 0
+        if "max_iters" in values and "minutes" not in values:
+            given["minutes"] = 0.0
+    return given
+
+
+def _is_positive(minutes: Any) -> bool:
+    """Whether a valid value of the option `minutes` is above 0. Raises ConfigError."""
+    number: float = convert(*options(TrainConfig)["minutes"], minutes)
+    return number > 0
 
 
 def _explicit(path: Path, above: tuple[Path, ...]) -> dict[str, Any]:
@@ -428,8 +444,15 @@ def _add_flag(group: Any, field: Field[Any], kind: type) -> None:
             f"--{name}", action="append", metavar="TEXT", default=argparse.SUPPRESS, help=text
         )
         return
+    other = field.metadata.get("flag")
     group.add_argument(
-        f"--{name}", type=parse, metavar=kind.__name__.upper(), default=argparse.SUPPRESS, help=text
+        *([f"--{other}"] if other else []),
+        f"--{name}",
+        dest=name,
+        type=parse,
+        metavar=kind.__name__.upper(),
+        default=argparse.SUPPRESS,
+        help=text,
     )
 
 

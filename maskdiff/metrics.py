@@ -97,6 +97,26 @@ def rate(flags: Iterable[bool]) -> Estimate:
     return wilson(sum(values), len(values))
 
 
+def paired_difference(first: Iterable[bool], second: Iterable[bool]) -> Estimate:
+    """Return the difference of two shares of true flags on the same strings.
+
+    The interval is that of Agresti and Min (2005, Statistics in Medicine 24): a half is added to
+    both counts of strings with different flags, so that no interval is a point.
+
+    Raises:
+        ValueError: The flags are not as many.
+    """
+    pairs = [(bool(a), bool(b)) for a, b in zip(first, second, strict=True)]
+    if not pairs:
+        return Estimate(math.nan, -1.0, 1.0, 0, Unit.SHARE)
+    gained, lost = (pairs.count(pair) + 0.5 for pair in ((True, False), (False, True)))
+    trials = len(pairs) + 2
+    centre = (gained - lost) / trials
+    half = Z95 * math.sqrt(gained + lost - trials * centre**2) / trials
+    low, high = max(-1.0, centre - half), min(1.0, centre + half)
+    return Estimate((gained - lost) / len(pairs), low, high, len(pairs), Unit.SHARE)
+
+
 def bootstrap(
     units: Sequence[object] | NDArray[np.float64],
     statistic: Callable[[NDArray[np.int64]], float],
@@ -153,6 +173,76 @@ def ratio(
     draws = (weights @ top)[bottoms > 0] / bottoms[bottoms > 0]
     low, high = np.percentile(draws, (2.5, 97.5))
     return Estimate(float(top.sum() / below.sum()), float(low), float(high), len(top), unit)
+
+
+# -------------------------------------------------------------------------------------- calibration
+
+
+@dataclass(frozen=True)
+class ReliabilityBin:
+    """Answers of similar probability: the mean of their probabilities, and the share right."""
+
+    probability: float
+    right: Estimate
+
+
+def reliability(
+    probabilities: ArrayLike, right: Iterable[bool], bins: int = 10
+) -> list[ReliabilityBin]:
+    """Return the reliability table: bins of equal count, by rising probability.
+
+    The counts differ by one at most; there are fewer bins for fewer answers.
+    """
+    p, flags = _by_probability(probabilities, right)
+    parts = (part for part in np.array_split(np.arange(len(p)), bins) if len(part))
+    return [ReliabilityBin(float(p[part].mean()), rate(flags[part] > 0)) for part in parts]
+
+
+def calibration_error(
+    probabilities: ArrayLike, right: Iterable[bool], rng: np.random.Generator, bins: int = 10
+) -> Estimate:
+    """Return the expected calibration error over bins of equal count, with its bootstrap interval.
+
+    It is the mean over the bins, weighted by their counts, of |share right - mean probability|. It
+    is above 0 by chance: compare it with `calibration_by_chance`. NaN without answers.
+    """
+    p, flags = _by_probability(probabilities, right)
+
+    def error(indices: NDArray[np.int64]) -> float:
+        return _calibration_error(p[np.sort(indices)], flags[np.sort(indices)], bins)
+
+    estimate = bootstrap(p, error, rng, unit=Unit.SHARE)
+    # Resampling adds noise, and noise adds error: widen the interval to hold the value.
+    low, high = min(estimate.low, estimate.value), max(estimate.high, estimate.value)
+    return Estimate(estimate.value, low, high, len(p), Unit.SHARE)
+
+
+def calibration_by_chance(
+    probabilities: ArrayLike, rng: np.random.Generator, bins: int = 10, draws: int = 200
+) -> float:
+    """Return the mean `calibration_error` of answers that are right with these probabilities."""
+    p: NDArray[np.float64] = np.sort(np.asarray(probabilities, dtype=np.float64))
+    if not len(p):
+        return math.nan
+    right = (rng.random((draws, len(p))) < p).astype(np.float64)
+    return float(np.mean([_calibration_error(p, flags, bins) for flags in right]))
+
+
+def _by_probability(
+    probabilities: ArrayLike, right: Iterable[bool]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Both as vectors, by rising probability. Raises ValueError unless they are as long."""
+    p, flags = np.asarray(probabilities, dtype=np.float64), np.array(list(right), dtype=np.float64)
+    if p.shape != flags.shape or not ((p >= 0) & (p <= 1)).all():
+        raise ValueError(f"probabilities {p.shape} of {flags.shape} answers, each in [0, 1]")
+    order = np.argsort(p, kind="stable")
+    return p[order], flags[order]
+
+
+def _calibration_error(p: NDArray[np.float64], flags: NDArray[np.float64], bins: int) -> float:
+    """The error of answers sorted by probability; the bins are those of `reliability`."""
+    starts = np.cumsum([0, *map(len, np.array_split(p, min(bins, len(p))))])[:-1]
+    return float(np.abs(np.add.reduceat(flags - p, starts)).sum() / len(p))
 
 
 # ------------------------------------------------------------------------------- one text at a time

@@ -257,3 +257,87 @@ def test_length_buckets_partition() -> None:
     assert sum(row.count for row in rows.values()) == 3
     assert rows["<10"].value == 0.5
     assert rows["40+"].value == 1.0
+
+
+# -------------------------------------------------------------------- differences and calibration
+
+
+@pytest.mark.parametrize(("first", "second"), [(0.5, 0.5), (0.9, 0.8), (1.0, 0.99), (0.3, 0.6)])
+def test_paired_differences_cover_the_true_one(first: float, second: float) -> None:
+    """Of 1,000 samples of 100 pairs, the 95% interval holds the difference in 93% or more.
+
+    An interval that covers 90% would pass with a probability below 0.01.
+    """
+    rng = np.random.default_rng(0)
+    covered = 0
+    for _ in range(1000):
+        shared = rng.random(100)  # both flags follow the same string
+        mixed = np.where(rng.random(100) < 0.5, shared, rng.random(100))
+        found = metrics.paired_difference(shared < first, mixed < second)
+        covered += found.low <= first - second <= found.high
+    assert covered >= 930
+
+
+def test_paired_differences_of_few_and_equal_flags() -> None:
+    same = metrics.paired_difference([True, False], [True, False])
+    assert same.value == 0
+    assert same.low < 0 < same.high  # no interval is a point
+    assert metrics.paired_difference([True] * 9, [False] * 9).value == 1
+    assert math.isnan(metrics.paired_difference([], []).value)
+    with pytest.raises(ValueError, match="argument"):
+        metrics.paired_difference([True], [])
+
+
+def simulated(power: float, count: int = 4000) -> tuple[list[float], list[bool]]:
+    """Return probabilities, and flags that are right with `probability ** power`."""
+    rng = np.random.default_rng(1)
+    p = rng.random(count)
+    return p.tolist(), (rng.random(count) < p**power).tolist()
+
+
+def test_calibrated_answers_have_an_error_near_zero_and_overconfident_ones_not() -> None:
+    """Right with p: no error but by chance. Right with p^2: the mean of p - p^2, which is 1/6."""
+    rng = np.random.default_rng(2)
+    p, right = simulated(1.0)
+    error, by_chance = (
+        metrics.calibration_error(p, right, rng),
+        metrics.calibration_by_chance(p, rng),
+    )
+    assert error.value < 0.03
+    assert abs(error.value - by_chance) < 0.01
+    assert error.low <= error.value <= error.high
+    p, right = simulated(2.0)
+    overconfident = metrics.calibration_error(p, right, rng)
+    assert overconfident.value == pytest.approx(1 / 6, abs=0.02)
+    assert overconfident.low > 0.14  # at 4,000 answers the interval excludes calibration
+
+
+def test_overconfidence_of_fifteen_points_shows_in_300_answers() -> None:
+    """Power: of 12 samples of 300 answers, right 15 points too seldom, 11 exceed chance."""
+    rng, found = np.random.default_rng(3), 0
+    for _ in range(12):
+        p = 0.3 + 0.6 * rng.random(300)
+        error = metrics.calibration_error(p, rng.random(300) < p - 0.15, rng)
+        found += error.value > metrics.calibration_by_chance(p, rng, draws=20) + 0.03
+    assert found >= 11
+
+
+def test_reliability_is_a_partition_into_bins_of_equal_count() -> None:
+    p, right = simulated(1.5, 103)
+    table = metrics.reliability(p, right)
+    counts = [part.right.count for part in table]
+    assert sum(counts) == 103
+    assert len(counts) == 10
+    assert max(counts) - min(counts) <= 1
+    means = [part.probability for part in table]
+    assert means == sorted(means)
+    error = sum(
+        n * abs(part.right.value - part.probability) for n, part in zip(counts, table, strict=True)
+    )
+    rng = np.random.default_rng(0)
+    assert metrics.calibration_error(p, right, rng).value == pytest.approx(error / 103)
+    assert len(metrics.reliability([0.5] * 3, [True] * 3)) == 3
+    assert metrics.reliability([], []) == []
+    assert math.isnan(metrics.calibration_error([], [], rng).value)
+    with pytest.raises(ValueError, match="in \\[0, 1\\]"):
+        metrics.reliability([1.5], [True])

@@ -1,11 +1,13 @@
 """Train a universal denoiser.
 
 A minute on a laptop:    python train_universal.py --max_iters 200 --name tiny
+Your own lines:          python train_universal.py --language FOLDER --for repair --minutes 10
 The quick-start model:   python train_universal.py --config configs/quickstart.yaml
 Flags override a file:   python train_universal.py --config configs/quickstart.yaml --k_iter 3
 Continue after a stop:   python train_universal.py --name quickstart --resume
 Two processes:           torchrun --nproc_per_node=2 train_universal.py --config FILE
 
+For a folder, options that are not given are chosen from its lines (maskdiff/training/recipe.py).
 Files go to runs/NAME: best.pt (best by validation), last.pt (to resume from), config.yaml and
 tensorboard/.
 """
@@ -17,7 +19,8 @@ import math
 import shlex
 import signal
 import sys
-from collections.abc import Mapping
+import time
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,7 +31,7 @@ from maskdiff.config_io import (
     add_config_flags,
     check,
     config_from_dict,
-    given_options,
+    explicit,
     load_config,
     overrides,
 )
@@ -57,18 +60,24 @@ def build_parser() -> Parser:
 
 def main(argv: list[str] | None = None) -> int:
     """Train, and print the command that benchmarks the result."""
+    started = time.monotonic()
     args: argparse.Namespace = build_parser().parse_args(argv)
     given = overrides(args)
     resumes_own = args.resume and args.config is None  # flags change the configuration of the run
     config = config_from_dict(given) if resumes_own else load_config(args.config, given)
     folder = run_folder(config.train, args.resume)
+    expected: list[str] = []
     if resumes_own:
         config = run_config(folder, given)
-    elif "max_len" not in given_options(args.config, given):
+    else:
         from maskdiff.languages import fitted_length  # it imports numpy
+        from maskdiff.training.recipe import with_recipe
 
-        config = check(replace(config, language=fitted_length(config.language)))
-    return train(config, folder, resume=args.resume, init=args.init)
+        chosen = explicit(args.config, given)
+        if "max_len" not in chosen and args.init is None:
+            config = check(replace(config, language=fitted_length(config.language)))
+        config, expected = with_recipe(config, chosen, args.init is not None)
+    return train(config, folder, args.resume, args.init, expected, started)
 
 
 def run_folder(config: TrainConfig, resume: bool) -> Path:
@@ -188,18 +197,36 @@ def command(program: str, *words: str, processes: int = 1) -> str:
     return shlex.join([*launcher, str(path), *words])
 
 
-def train(config: Config, folder: Path, resume: bool = False, init: str | None = None) -> int:
+def train(
+    config: Config,
+    folder: Path,
+    resume: bool = False,
+    init: str | None = None,
+    expected: Sequence[str] = (),
+    started: float | None = None,
+) -> int:
     """Train, and print the result; files go to `folder`.
 
-    Returns the exit code: 0, or 128 plus the number of the signal that ended the run early.
+    Args:
+        config: the options.
+        folder: of the run.
+        resume: whether to continue the run in `folder`.
+        init: a checkpoint of initial weights.
+        expected: lines to print before the first step.
+        started: `time.monotonic()` at the start of the command; now by default.
+
+    Returns:
+        The exit code: 0, or 128 plus the number of the signal that ended the run early.
     """
     from maskdiff.training.console import write_line
     from maskdiff.training.loop import Trainer
 
     trainer = Trainer(config, folder, resume, init)
+    if started is not None:
+        trainer.time_limit.started = started
     world = trainer.world
     if world.is_leader:
-        for line in introduction(trainer):
+        for line in (*expected, *introduction(trainer)):
             write_line(line)
     progress = trainer.run()
     if not world.is_leader:
@@ -213,11 +240,25 @@ def train(config: Config, folder: Path, resume: bool = False, init: str | None =
         return 128 + trainer.stop_signal
     print(result(progress))
     if (folder / "best.pt").exists():
+        for line in comparison(trainer):
+            print(line)
         words, language = ["--checkpoint", str(folder / "best.pt")], config.language
         if language.validity:
             words += ["--language", language.language, "--validity", language.validity]
         print(f"benchmark it with: {command('benchmark.py', *words)}")
     return 0
+
+
+def comparison(trainer: Trainer) -> list[str]:
+    """The lines that compare the best checkpoint of a run on a folder with simple models."""
+    from maskdiff.checkpoint import load_denoiser
+    from maskdiff.languages import LANGUAGES
+    from maskdiff.training.comparison import closing_comparison
+
+    if trainer.config.language.language in LANGUAGES:
+        return []
+    loaded = load_denoiser(trainer.folder / "best.pt", trainer.device)
+    return closing_comparison(loaded, trainer.language)
 
 
 def introduction(trainer: Trainer) -> list[str]:

@@ -32,9 +32,13 @@ def option(
     low: float | None = None,
     high: float | None = None,
     choices: tuple[str, ...] | None = None,
+    flag: str = "",
 ) -> Any:
-    """A dataclass field with a help text, and a range (`low` and `high` inclusive) or choices."""
-    metadata = {"help": help, "low": low, "high": high, "choices": choices}
+    """A dataclass field with a help text, and a range (`low` and `high` inclusive) or choices.
+
+    `flag` is a second name of its command-line flag, such as a word that Python reserves.
+    """
+    metadata = {"help": help, "low": low, "high": high, "choices": choices, "flag": flag}
     return field(default=default, metadata=metadata)
 
 

@@ -177,7 +177,22 @@ class TrainConfig(Section):
         "share of causal strings cut before their EOS, which is then no target (a common mistake)",
     )
     batch_size: int = option(64, "strings in a step, over all processes", low=1, high=65_536)
-    max_iters: int = option(2000, "optimizer steps", low=0, high=MAX_COUNT)
+    max_iters: int = option(
+        2000, "optimizer steps; with minutes, the most of them (0: no limit)", low=0, high=MAX_COUNT
+    )
+    minutes: float = option(
+        0.0,
+        "minutes of the whole command, from which max_iters is set after the first steps; "
+        "0: max_iters alone. The default for a folder is 10",
+        low=0.0,
+        high=100_000.0,
+    )
+    purpose: str = option(
+        "repair",
+        "what a model of a folder is for; chooses the options that are not given",
+        choices=("repair", "complete", "generate", "edit"),
+        flag="for",
+    )
     causal_share: float = mode_share(0.3, "share of strings trained to predict the next token")
     repair_share: float = mode_share(0.15, "share of strings under the mixed corruption")
     skeleton_share: float = mode_share(
@@ -229,7 +244,21 @@ class TrainConfig(Section):
         False, "reproduce the reference: rows padded to max_len, attention to pads, loss everywhere"
     )
     log_interval: int = option(50, "steps between logged losses", low=1, high=MAX_COUNT)
-    eval_interval: int = option(500, "steps between validations", low=1, high=MAX_COUNT)
+    eval_interval: int = option(
+        500, "steps between validations; 0: about 20 in a run", low=0, high=MAX_COUNT
+    )
+    criterion: str = option(
+        "mixture",
+        "validation loss that chooses best.pt: elbo, next_token, or their mean weighted by the "
+        "causal share (mixture)",
+        choices=("mixture", "next_token", "elbo"),
+    )
+    patience: int = option(
+        0,
+        "end the run after as many intervals of validation without a better loss; 0: never",
+        low=0,
+        high=MAX_COUNT,
+    )
     eval_samples: int = option(512, "held-out strings in a validation", low=1, high=10**5)
     live_samples: int = option(
         64, "strings sampled and parsed at a validation; 0 is none", low=0, high=1024

@@ -49,6 +49,7 @@ from maskdiff.evaluation.completion_methods import (
     true_next,
 )
 from maskdiff.evaluation.rows import Plan, RowGroup, SuiteRun, timed_call
+from maskdiff.evaluation.yardsticks import fit_yardsticks
 from maskdiff.metrics import Estimate, Unit
 
 BUDGET = CompletionConfig.budget
@@ -83,6 +84,12 @@ def completion_suite(run: SuiteRun) -> None:
                 _add_completions(run, model, method, [text[:size] for text in long], size)
                 if not model.length_conditioned:
                     _add_likelihoods(run, model, method, long, size)
+        if not model.length_conditioned:
+            simple = fit_yardsticks(run.language, plan.seed)
+            with run.progress(f"completion, {size} typed, ngram"):
+                rest = -simple.nats(long[:SCORED], size)
+                figure = metrics.mean(rest, plan.rng(82), Unit.NATS)
+            _group(run, "ngram", size).add("log_likelihood", figure)
         if size == REJECTED and not model.length_conditioned:
             with run.progress(f"completion, {size} typed, rejection"):
                 _add_rejection(run, model, long[:REJECTIONS], size)
@@ -90,7 +97,9 @@ def completion_suite(run: SuiteRun) -> None:
 
 def count_completion(plan: Plan) -> int:
     """Return the number of measurements of `completion_suite` at most."""
-    return 2 + len(plan.typed) * (len(PREFIX_METHODS) + len(BASELINES)) + (REJECTED in plan.typed)
+    return (
+        2 + len(plan.typed) * (len(PREFIX_METHODS) + len(BASELINES) + 1) + (REJECTED in plan.typed)
+    )
 
 
 def methods_for(model: CausalModel, prefixes: Sequence[str]) -> list[str]:

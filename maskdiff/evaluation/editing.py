@@ -13,6 +13,7 @@ import numpy as np
 from maskdiff import metrics, tasks
 from maskdiff.evaluation.repair import Fixed
 from maskdiff.evaluation.rows import Plan, SuiteRun, timed_call, validity_figures
+from maskdiff.evaluation.yardsticks import fit_yardsticks
 from maskdiff.languages import Language
 from maskdiff.metrics import Estimate, Unit
 
@@ -74,14 +75,19 @@ def fill_with_tasks(loaded: Loaded, templates: list[str], seed: int) -> Fixed:
 
 
 def editing_suite(run: SuiteRun, fill: Fill = fill_with_tasks) -> None:
-    """Add the figures of filled texts; the baseline fills the blanks blindly."""
+    """Add the figures of texts filled by the model and an n-gram; the baseline fills blindly."""
     plan, language, clean = run.plan, run.language, run.texts
     blank = language.vocabulary.blank
     templates = blank_symbols(clean, plan.blank_share, plan.rng(41), blank)
     blind = blind_fill(templates, clean, plan.rng(42), blank)
     floor = editing_figures(blind, templates, clean, language, plan)
+    simple = fit_yardsticks(language, plan.seed)
+    made = {}
     with run.progress("editing"):
-        filled, seconds = timed_call(fill, run.subject.loaded, templates, plan.seed)
-    rows = run.group("edit", run.subject.settings(blanks=plan.blank_share))
-    rows.add_all(editing_figures(filled.texts, templates, clean, language, plan), floor, 1.0)
-    rows.add_cost(filled.evaluations, seconds, plan.rng(43))
+        made["edit"] = timed_call(fill, run.subject.loaded, templates, plan.seed)
+        texts, seconds = timed_call(simple.fill, templates)
+        made["ngram"] = Fixed(texts, [0] * len(texts)), seconds
+    for name, (filled, seconds) in made.items():
+        rows = run.group(name, run.subject.settings(blanks=plan.blank_share))
+        rows.add_all(editing_figures(filled.texts, templates, clean, language, plan), floor, 1.0)
+        rows.add_cost(filled.evaluations, seconds, plan.rng(43))

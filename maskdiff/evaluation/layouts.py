@@ -168,9 +168,28 @@ def _solve(rows: Sequence[Row]) -> list[TableLayout]:
     ]
 
 
+def _one_edit(rows: Sequence[Row]) -> list[TableLayout]:
+    """The repairers, their paired comparisons, and the reliability of probabilities."""
+    return [
+        TableLayout(
+            "one_edit, on the same strings: gain in exact recovery",
+            lambda row: " against " in row.sampler,
+        ),
+        TableLayout(
+            "one_edit, reliability of the probabilities", lambda row: "bin" in row.settings
+        ),
+        TableLayout(
+            f"one_edit: value [95% interval] / {BASELINES['one_edit']}",
+            lambda row: True,
+            baselines=True,
+        ),
+    ]
+
+
 LAYOUTS: dict[str, Callable[[Sequence[Row]], list[TableLayout]]] = {
     "generation": _generation,
     "likelihood": _likelihood,
+    "one_edit": _one_edit,
     "completion": _completion,
     "repetition": _repetition,
     "solve": _solve,

@@ -23,6 +23,7 @@ from torch import Tensor
 
 from maskdiff import metrics
 from maskdiff.evaluation.rows import SuiteRun
+from maskdiff.evaluation.yardsticks import fit_yardsticks
 from maskdiff.languages import HasExactProbability, HasOperators
 from maskdiff.metrics import Estimate, Unit
 from maskdiff.noise import Strings, mask_exactly, pad
@@ -180,7 +181,28 @@ def likelihood_suite(run: SuiteRun) -> None:
         per_token.add("next_token", losses.causal_inner, given, losses.tokens)
     else:
         per_token.add("next_token", losses.causal, free, losses.tokens + 1)
+    _add_whole_strings(run, losses, free)
     _add_parts(run, losses, per_token)
+
+
+def _add_whole_strings(run: SuiteRun, losses: Losses, free: Array | None) -> None:
+    """The nats of whole strings over their symbols, by the causal mode and by an n-gram."""
+    plan, language = run.plan, run.language
+    texts = sorted(run.texts, key=len)  # the order of the losses
+    nats = {"causal": losses.causal, "ngram": fit_yardsticks(language, plan.seed).nats(texts)}
+    if run.subject.loaded.config.model.end_positions:  # given the length, which has its own cost
+        log_lengths = np.array([language.length_log_prob(len(text)) for text in texts])
+        nats["causal"] = losses.causal_inner - log_lengths
+
+    def estimate(values: Array) -> Estimate:
+        return metrics.ratio(values, losses.tokens, plan.rng(21), Unit.NATS)
+
+    floor = None if free is None else estimate(free)
+    for name, values in nats.items():
+        rows = run.group(name, run.subject.settings())
+        rows.add("nats_per_symbol", estimate(values), ceiling=floor)
+    rows = run.group("causal against ngram", run.subject.settings())
+    rows.add("nats_difference", estimate(nats["causal"] - nats["ngram"]))
 
 
 def _add_parts(run: SuiteRun, losses: Losses, per_token: _PerToken) -> None:

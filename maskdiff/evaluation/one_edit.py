@@ -1,34 +1,43 @@
 """One random edit: strings with a single replacement, insertion or deletion, and their originals.
 
-Exact recovery stands beside the least-edit parser, which knows the grammar and no model, and beside
-the optimum. The ceiling is not 1: a replaced operand can leave a string that many others explain as
-well. Where the generator's probabilities are known, every string within one edit is tried; how
-often the most probable one is the original is the ceiling (Bayes-optimal).
+Exact recovery stands beside that of yardsticks (an n-gram, the nearest training line, and the
+least-edit parser, which knows the grammar and no model), of tools of others, and of the optimum.
+The ceiling is not 1: a replaced operand can leave a string that many others explain as well. Where
+the generator's probabilities are known, every string within one edit is tried; how often the most
+probable one is the original is the ceiling (Bayes-optimal).
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from maskdiff import metrics
+from maskdiff.evaluation.peers import configurations, is_json, peers, same_value
 from maskdiff.evaluation.repair import (
     MODELLESS,
     Fix,
+    Fixed,
     fitting_methods,
     fix_with_tasks,
     repair_figures,
 )
-from maskdiff.evaluation.rows import Plan, SuiteRun, timed_call
+from maskdiff.evaluation.rows import Plan, RowGroup, Settings, SuiteRun, timed_call
+from maskdiff.evaluation.yardsticks import UNKNOWN, KnownDamage, Yardsticks, fit_yardsticks
 from maskdiff.languages import HasExactProbability
+from maskdiff.metrics import Estimate, Unit
 
 if TYPE_CHECKING:
     from maskdiff.languages import Language
 
 OPERATIONS = ("replace", "insert", "delete")
 OPTIMAL = "bayes_optimal"
+CHANNEL = "channel"  # begins the names of the methods that are given what is known of the damage
+FEW = 100  # strings with two edits, and of JSON documents of another kind
 
 
 def symbols_of(language: Language) -> str:
@@ -93,27 +102,180 @@ def most_probable(damaged: str, language: HasExactProbability, symbols: str) -> 
     return found
 
 
+# -------------------------------------------------------------------------------------------- suite
+
+
+@dataclass(frozen=True)
+class DamagedStrings:
+    """Damaged strings and their originals.
+
+    Attributes:
+        edits: The number of random edits of each string.
+        documents: The kind of strings, if they are not those of the language; else empty.
+        optimum: The exact recovery of a Bayes-optimal repairer, if it is known.
+    """
+
+    clean: Sequence[str]
+    noisy: list[str]
+    edits: int
+    documents: str = ""
+    optimum: Estimate | None = None
+
+    @classmethod
+    def draw(
+        cls,
+        clean: Sequence[str],
+        edits: int,
+        symbols: str,
+        rng: np.random.Generator,
+        documents: str = "",
+    ) -> DamagedStrings:
+        """Return the strings after `edits` random edits that do not cancel each other."""
+        noisy = []
+        for text in clean:
+            damaged = text
+            while damaged == text:
+                for _ in range(edits):
+                    damaged = damage(damaged, symbols, rng)
+            noisy.append(damaged)
+        return cls(clean, noisy, edits, documents)
+
+    def settings(self, known: KnownDamage) -> Settings:
+        """Return the settings of a row of these strings."""
+        kind = {"documents": self.documents} if self.documents else {}
+        return {"edits": self.edits, "damage": str(known), **kind}
+
+
 def count_one_edit(plan: Plan) -> int:
     """Return the number of measurements of `one_edit_suite` at most."""
-    return len({*plan.repair_methods, MODELLESS}) + 1
+    methods = {*plan.repair_methods, MODELLESS}
+    given = len(_given_damage([*methods]))
+    yardsticks = 3  # the n-gram, the nearest line, the peer
+    return 1 + len(methods) + yardsticks + 4 * (given + yardsticks)
 
 
 def one_edit_suite(run: SuiteRun, fix: Fix = fix_with_tasks) -> None:
-    """Add each method, beside the damaged text (baseline) and the optimum (ceiling)."""
-    plan, language, clean, loaded = run.plan, run.language, run.texts, run.subject.loaded
-    symbols, rng = symbols_of(language), run.plan.rng(60)
-    noisy = [damage(text, symbols, rng) for text in clean]
-    settings, best = run.subject.settings(), None
-    baseline = repair_figures(noisy, clean, language, plan)
+    """Add each method and yardstick, beside the damaged text (baseline) and the optimum (ceiling).
+
+    Methods are given nothing, then that the text is damaged and by how many edits.
+    """
+    plan, language = run.plan, run.language
+    symbols = symbols_of(language)
+    methods = fitting_methods((*plan.repair_methods, MODELLESS), language)
+    one = DamagedStrings.draw(run.texts, 1, symbols, plan.rng(60))
     if isinstance(language, HasExactProbability):
-        with run.progress(f"one edit, {OPTIMAL}"):
-            optimal = [most_probable(text, language, symbols) for text in noisy]
-            figures = repair_figures(optimal, clean, language, plan)
-        run.group(OPTIMAL, settings).add_all(figures, baseline)
-        best = {"exact": figures["exact"]}  # the most probable string bounds no other metric
-    for method in fitting_methods((*plan.repair_methods, MODELLESS), language):
-        with run.progress(f"one edit, {method}"):
-            fixed, seconds = timed_call(fix, loaded, noisy, method, None, plan.seed)
-        rows = run.group(method, settings)
-        rows.add_all(repair_figures(fixed.texts, clean, language, plan), baseline, best)
-        rows.add_cost(fixed.evaluations, seconds, plan.rng(61))
+        one = replace(one, optimum=_add_optimum(run, one, language))
+    measured = _Measured(run, fix, fit_yardsticks(language, plan.seed))
+    measured.add(one, UNKNOWN, methods)
+    given = _given_damage(methods)
+    measured.add(one, KnownDamage(True, (1, 1)), given)
+    # Fewer strings: two edits take longer.
+    two = DamagedStrings.draw(run.texts[:FEW], 2, symbols, plan.rng(62))
+    measured.add(two, KnownDamage(True, (2, 2)), given)
+    if is_json(language):
+        texts = configurations(min(FEW, len(run.texts)), plan.rng(63), language.max_symbols)
+        other = DamagedStrings.draw(texts, 1, symbols, plan.rng(64), documents="configuration")
+        for known in (UNKNOWN, KnownDamage(True, (1, 1))):
+            measured.add(other, known, given)
+
+
+def _given_damage(methods: Sequence[str]) -> list[str]:
+    """The methods that are measured with knowledge of the damage."""
+    return [name for name in methods if name.startswith(CHANNEL) or name == MODELLESS]
+
+
+def _add_optimum(run: SuiteRun, strings: DamagedStrings, language: HasExactProbability) -> Estimate:
+    """Add the rows of the optimum; returns its exact recovery."""
+    plan, clean, symbols = run.plan, strings.clean, symbols_of(run.language)
+    with run.progress(f"one edit, {OPTIMAL}"):
+        optimal = [most_probable(text, language, symbols) for text in strings.noisy]
+    figures = repair_figures(optimal, clean, run.language, plan)
+    baseline = repair_figures(strings.noisy, clean, run.language, plan)
+    settings = run.subject.settings(**strings.settings(KnownDamage(True, (1, 1))))
+    run.group(OPTIMAL, settings).add_all(figures, baseline)
+    return figures["exact"]
+
+
+@dataclass(frozen=True)
+class _Measured:
+    """Adds the rows of methods, yardsticks and peers on the same damaged strings."""
+
+    run: SuiteRun
+    fix: Fix
+    yardsticks: Yardsticks
+
+    def add(self, strings: DamagedStrings, known: KnownDamage, methods: Sequence[str]) -> None:
+        """Add the rows of each repairer, then the paired differences from the best yardstick."""
+        run, plan, noisy = self.run, self.run.plan, strings.noisy
+        settings = run.subject.settings(**strings.settings(known))
+        baseline = self._figures(noisy, strings)
+        ceiling = {"exact": strings.optimum} if strings.optimum else None
+        simple = self.yardsticks.repairers() | peers(run.language)
+        right: dict[str, list[bool]] = {}
+        for name in (*methods, *simple):
+            with run.progress(f"{strings.edits} edits, {known}, {name}"):
+                if name in simple:
+                    texts, seconds = timed_call(simple[name], noisy, known)
+                    fixed = Fixed(texts, [0] * len(texts))
+                else:
+                    given = known if name.startswith(CHANNEL) else UNKNOWN
+                    fixed, seconds = timed_call(
+                        self.fix, run.subject.loaded, noisy, name, None, plan.seed, given
+                    )
+            rows = run.group(name, settings)
+            rows.add_all(self._figures(fixed.texts, strings), baseline, ceiling)
+            rows.add_cost(fixed.evaluations, seconds, plan.rng(61))
+            right[name] = [a == b for a, b in zip(fixed.texts, strings.clean, strict=True)]
+            self._add_calibration(rows, fixed.probabilities, right[name])
+        yardsticks = (MODELLESS, *self.yardsticks.repairers())
+        self._add_differences("exact_gain", settings, right, yardsticks)
+        # Tools of others leave a valid document as it is.
+        parsed = metrics.parses(noisy, run.language) if peers(run.language) else []
+        of_invalid = {
+            name: [flag for flag, valid in zip(flags, parsed, strict=True) if not valid]
+            for name, flags in right.items()
+            if parsed
+        }
+        self._add_differences("exact_gain_invalid", settings, of_invalid, [*peers(run.language)])
+
+    def _figures(self, texts: Sequence[str], strings: DamagedStrings) -> dict[str, Estimate]:
+        figures = repair_figures(texts, strings.clean, self.run.language, self.run.plan)
+        if is_json(self.run.language):
+            pairs = zip(texts, strings.clean, strict=True)
+            figures["same_value"] = metrics.rate(same_value(a, b) for a, b in pairs)
+        return figures
+
+    def _add_differences(
+        self,
+        metric: str,
+        settings: Settings,
+        right: Mapping[str, list[bool]],
+        others: Sequence[str],
+    ) -> None:
+        """Add the gain in exact recovery of each method over the best of `others`."""
+        present = [name for name in others if name in right]
+        if not present:
+            return
+        best = max(present, key=lambda name: sum(right[name]))
+        for name in right:
+            if name.startswith(CHANNEL):
+                rows = self.run.group(f"{name} against {best}", settings)
+                rows.add(metric, metrics.paired_difference(right[name], right[best]))
+
+    def _add_calibration(
+        self, rows: RowGroup, given: Sequence[float | None], flags: Sequence[bool]
+    ) -> None:
+        """Add the expected calibration error and the reliability table of probabilities."""
+        plan = self.run.plan
+        pairs = [(p, flag) for p, flag in zip(given, flags) if p is not None]
+        if not pairs:
+            return
+        probabilities, right = [p for p, _ in pairs], [flag for _, flag in pairs]
+        error = metrics.calibration_error(probabilities, right, plan.rng(65))
+        by_chance = metrics.calibration_by_chance(probabilities, plan.rng(66))
+        rows.add("calibration_error", error, ceiling=by_chance)
+        for number, part in enumerate(metrics.reliability(probabilities, right), 1):
+            group = self.run.group(rows.sampler, {**rows.settings, "bin": number})
+            mean = Estimate(part.probability, math.nan, math.nan, part.right.count, Unit.SHARE)
+            group.add("probability", mean)
+            group.add("right", part.right)

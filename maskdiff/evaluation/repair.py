@@ -7,6 +7,7 @@ many; `aligned_accuracy` charges it as one.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -17,6 +18,7 @@ from maskdiff import metrics, tasks
 from maskdiff.config import NoiseConfig
 from maskdiff.errors import ConfigError
 from maskdiff.evaluation.rows import Plan, SuiteRun, timed_call, validity_figures
+from maskdiff.evaluation.yardsticks import UNKNOWN, KnownDamage
 from maskdiff.languages import HasValue
 from maskdiff.metrics import Estimate, Unit
 from maskdiff.noise import mixed_corruption, pad
@@ -126,18 +128,35 @@ def repair_figures(
 
 @dataclass(frozen=True)
 class Fixed:
-    """Repaired or filled texts in the order given, and the evaluations of each."""
+    """Repaired or filled texts in the order given, and the evaluations of each.
+
+    Attributes:
+        probabilities: The calibrated probability of each text, None where there is none.
+    """
 
     texts: list[str]
     evaluations: list[int]
+    probabilities: Sequence[float | None] = ()
 
 
-# (loaded, corrupted, method, sigma or None where the method is not given it, seed) -> repaired
-Fix = Callable[["Loaded", list[str], str, "float | None", int], Fixed]
+# (loaded, corrupted, method, sigma or None where the method is not given it, seed, what is known)
+Fix = Callable[["Loaded", list[str], str, "float | None", int, KnownDamage], Fixed]
+
+
+def damage_options(known: KnownDamage) -> dict[str, Any]:
+    """Return the options of `tasks.repair` that state what is known of the damage."""
+    options = {"broken": known.broken, "edits": known.edits} if known != UNKNOWN else {}
+    taken = inspect.signature(tasks.repair).parameters
+    return {name: value for name, value in options.items() if name in taken}
 
 
 def fix_with_tasks(
-    loaded: Loaded, texts: list[str], method: str, sigma: float | None, seed: int
+    loaded: Loaded,
+    texts: list[str],
+    method: str,
+    sigma: float | None,
+    seed: int,
+    known: KnownDamage = UNKNOWN,
 ) -> Fixed:
     """Repair as `maskdiff.tasks.repair` does; a string that it refuses counts as unchanged."""
     results = tasks.repair(
@@ -148,10 +167,12 @@ def fix_with_tasks(
         grammar=UNDER_GRAMMAR in method,
         holds=AND_TRUTH in method,
         seed=seed,
+        **damage_options(known),
     )
     pairs = zip(texts, results, strict=True)
     fixed = [text if result.error else result.text for text, result in pairs]
-    return Fixed(fixed, [result.evaluations for result in results])
+    probabilities = [getattr(result, "probability", None) for result in results]
+    return Fixed(fixed, [result.evaluations for result in results], probabilities)
 
 
 # -------------------------------------------------------------------------------------------- suite
@@ -186,7 +207,7 @@ def repair_suite(run: SuiteRun, fix: Fix = fix_with_tasks) -> None:
             with run.progress(f"repair, {method}, {kind} {sigma:g}"):
                 level = sigma if given else None
                 fixed, seconds = timed_call(
-                    fix, run.subject.loaded, noisy, method, level, plan.seed
+                    fix, run.subject.loaded, noisy, method, level, plan.seed, UNKNOWN
                 )
                 rows = run.group(method, settings)
                 rows.add_all(repair_figures(fixed.texts, clean, language, plan), identity, 1.0)

@@ -22,6 +22,7 @@ from maskdiff.evaluation.editing import editing_suite
 from maskdiff.evaluation.generation import generation_suite
 from maskdiff.evaluation.likelihood import likelihood_suite
 from maskdiff.evaluation.one_edit import count_one_edit, one_edit_suite
+from maskdiff.evaluation.peers import absent_peers
 from maskdiff.evaluation.repair import count_repair, fitting_methods, needs_grammar, repair_suite
 from maskdiff.evaluation.repetition import count_repetition, repetition_suite
 from maskdiff.evaluation.rows import (
@@ -201,6 +202,7 @@ def iter_suites(
 def make_header(subjects: Sequence[Subject], plan: Plan, suites: Sequence[str]) -> dict[str, Any]:
     """Return what stands above the tables, and in the JSON beside the rows."""
     facts = [checkpoint_facts(subject) for subject in subjects]
+    absent = {absent_peers(s.language) for s in subjects if "one_edit" in suites} - {""}
     return {
         "measured": ", ".join(f"{name} ({SUITES[name].about})" for name in suites),
         "samples": plan.num_samples,
@@ -208,6 +210,7 @@ def make_header(subjects: Sequence[Subject], plan: Plan, suites: Sequence[str]) 
         "threads": torch.get_num_threads(),
         "held_out": f"{plan.split} split, never trained on",
         "intervals": "95%",
+        **({"peers": ", ".join(absent)} if absent else {}),
         "versions": f"maskdiff {__version__}, torch {torch.__version__}, {platform.machine()}",
         "checkpoints": facts,
         **{f"checkpoint {f['name']}".rstrip(): checkpoint_line(f) for f in facts},

@@ -58,9 +58,13 @@ class Damage:
         """
         size = len(vocabulary.inner_ids)
         noise = Channel.of_rates(
-            tuple(RATES), insert=self.insert, delete=self.delete, replace=self.replace, swap=self.swap,
+            tuple(RATES),
+            insert=self.insert,
+            delete=self.delete,
+            replace=self.replace,
+            swap=self.swap,
             symbols=size,
-        )  # fmt: skip
+        )
         noise = replace(noise, weight=torch.tensor([*RATES.values()], dtype=torch.float64))
         if self.confusion is not None:
             noise = replace(noise, confusion=self.confusion.double() * size)

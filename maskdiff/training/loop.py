@@ -7,14 +7,11 @@ the same run.
 from __future__ import annotations
 
 import math
-import signal
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import torch
@@ -23,7 +20,7 @@ from tqdm import tqdm
 
 from maskdiff import checkpoint
 from maskdiff.checkpoint import resolve_device
-from maskdiff.config import Config
+from maskdiff.config import Config, TrainConfig
 from maskdiff.config_io import dump_yaml
 from maskdiff.data import Batches, PackedCanvases, pack, step_generator
 from maskdiff.errors import CheckpointError, ConfigError, LogitsError, UserError, quote
@@ -40,6 +37,7 @@ from maskdiff.training.fitting import fit_ngram
 from maskdiff.training.folder import RunFolder
 from maskdiff.training.monitor import Monitor
 from maskdiff.training.optimizers import lr_scale, make_optimizers, set_lr
+from maskdiff.training.signals import stop_signals
 from maskdiff.training.state import (
     Curve,
     Ema,
@@ -47,10 +45,11 @@ from maskdiff.training.state import (
     capture,
     check_same_language,
     check_unchanged,
+    provenance,
     restore,
+    with_absolute_paths,
 )
-
-REPEAT = 1.0  # seconds in which a repeated signal is ignored: torchrun forwards it to its workers
+from maskdiff.training.time_limit import TimeLimit, spread_evaluations
 
 
 class NotFinite(UserError):
@@ -74,7 +73,7 @@ class Trainer:
     def __init__(
         self, config: Config, folder: Path, resume: bool = False, init: str | Path | None = None
     ):
-        train = config.train
+        train = spread_evaluations(config.train)
         if resume and init is not None:
             raise ConfigError("a resumed run has its weights already; give either resume or init")
         self.device = resolve_device(train.device)
@@ -91,11 +90,11 @@ class Trainer:
         payload = None if source is None else checkpoint.load(source, self.device)
         shown = quote(str(source))
         self.vocabulary = vocabulary = self._vocabulary(config, payload, shown)
-        merges = vocabulary.merges
-        self.lengths = token_lengths(self.language, vocabulary).tolist() if merges else ()
+        self.lengths = self._token_lengths()
         longest = config.language.max_len
         model_config = replace(config.model, vocab_size=len(vocabulary), block_size=longest)
-        self.config = replace(config, model=model_config)
+        self.config = replace(config, model=model_config, train=train)
+        self.time_limit = TimeLimit(train.minutes)
         self.note = self.language.note
         if resume and payload is not None:
             self.note = self.note or self._check_same(payload, shown)
@@ -151,10 +150,19 @@ class Trainer:
             return checkpoint.stored_pieces(payload, self.language, shown)
         return model_vocabulary(self.language, config.model)
 
+    def _token_lengths(self) -> list[float]:
+        """P(n) that a string has n pieces; empty for a vocabulary of characters."""
+        merges = self.vocabulary.merges
+        return token_lengths(self.language, self.vocabulary).tolist() if merges else []
+
     def _resume_from(self, payload: dict[str, Any], shown: str) -> None:
         """Restore the run of `payload`. Raises CheckpointError."""
         state = restore(payload, self.model, self.ema, self.optimizers, shown)
         self.progress, self.curve = state
+        train = self.config.train
+        if train.minutes and not train.max_iters and not self.progress.open_ended(train):
+            before = checkpoint.read_config(payload, shown).train  # with the steps that were set
+            self.limit(before.max_iters, before.eval_interval)
         set_lr(self.optimizers, lr_scale(max(0, self.progress.step - 1), self.config.train))
 
     @torch.no_grad()
@@ -306,19 +314,13 @@ class Trainer:
                 f"the file system of {self.folder} has no locks: start no second training there"
             )
         if not self.resumed or not self.finished or not (self.folder / "config.yaml").exists():
-            language = self.config.language
-            if language.language not in LANGUAGES:
-                language = replace(language, language=str(Path(language.language).absolute()))
-            if language.attempts:
-                language = replace(language, attempts=str(Path(language.attempts).absolute()))
-            config = replace(self.config, language=language)
-            self.files.write("config.yaml", dump_yaml(config).encode())
+            self.files.write("config.yaml", dump_yaml(with_absolute_paths(self.config)).encode())
 
     def train(self) -> None:
         """Make the steps, with the records and files that are due after each."""
         progress, train = self.progress, self.config.train
         bar = tqdm(
-            total=train.max_iters,
+            total=train.max_iters or None,
             initial=progress.step,
             unit="step",
             disable=not self.world.is_leader,
@@ -330,6 +332,7 @@ class Trainer:
         with bar:
             while not self.finished and not self.stopped():
                 # The step and its counters.
+                before = self.time_limit.clock()
                 batch, inner_tokens = next(batches)
                 start = time.perf_counter()
                 self.curve.loss, by_mode = self.step(batch, inner_tokens)
@@ -344,9 +347,41 @@ class Trainer:
                 if progress.step % train.log_interval == 0:
                     speed = f"{progress.tokens / progress.seconds:,.0f}"
                     bar.set_postfix(loss=f"{self.curve.loss:.3f}", tok_s=speed, refresh=False)
+                if progress.open_ended(train) and self.speed_known(before):
+                    train = self.set_length()
+                    bar.total = train.max_iters
                 if self.due(train.eval_interval) or self.due(train.save_interval):
                     self.save_usable()  # before a validation, which may fail
                 self.record()
+        if progress.stale(train) and self.world.is_leader:
+            write_line(f"the run ends: no better validation since step {progress.best_step:,}")
+
+    def speed_known(self, before: float) -> bool:
+        """Count a step that began at `before`; whether the leader has measured enough of them."""
+        known = self.time_limit.note_step(self.time_limit.clock() - before)
+        return bool(self.world.maximum(int(known and self.world.is_leader)))
+
+    def set_length(self) -> TrainConfig:
+        """Set the steps of the run by its speed and the time that is left; returns the options."""
+        clock, train, progress = self.time_limit.clock, self.config.train, self.progress
+        times = [clock()]
+        for measured in (self.save_usable, self.validate):
+            measured()
+            times.append(clock())
+        steps, interval = self.time_limit.plan(train, progress.step, times)
+        share = self.world.is_leader  # the other processes take the leader's numbers
+        self.limit(self.world.maximum(steps * share), self.world.maximum(interval * share))
+        progress.budget = train.minutes
+        if self.world.is_leader:
+            self.files.write("config.yaml", dump_yaml(with_absolute_paths(self.config)).encode())
+            self.save("last.pt")
+            write_line(f"{train.minutes:g} min are about {self.config.train.max_iters:,} steps")
+        return self.config.train
+
+    def limit(self, steps: int, eval_interval: int) -> None:
+        """Set the number of steps, and the interval of validation, that a time limit gives."""
+        train = replace(self.config.train, max_iters=steps, eval_interval=eval_interval)
+        self.config = replace(self.config, train=train)
 
     def record(self) -> None:
         """Write the entry of the training curve and validate, if due and not done."""
@@ -358,6 +393,9 @@ class Trainer:
             self.curve = Curve(loss=self.curve.loss, logged=self.progress.step)
         if self.validation_due():
             self.validate()
+        if self.config.train.patience:  # all processes end after the same step
+            self.progress.best_step = self.world.maximum(self.progress.best_step)
+            self.progress.validated = self.world.maximum(self.progress.validated)
 
     def log_due(self) -> bool:
         """Whether the entry of the training curve of this step is to be written."""
@@ -377,13 +415,15 @@ class Trainer:
 
     @property
     def finished(self) -> bool:
-        """Whether all steps are made."""
-        return self.progress.step >= self.config.train.max_iters
+        """Whether all steps are made, or the run ends early."""
+        progress, train = self.progress, self.config.train
+        return progress.step >= progress.length(train) or progress.stale(train)
 
     def due(self, interval: int) -> bool:
-        """Whether an action of every `interval` steps and of the end is due now."""
+        """Whether an action of every `interval` steps (0: none) and of the end is due now."""
         step = self.progress.step
-        return step == self.config.train.max_iters or (step > 0 and step % interval == 0)
+        length = self.progress.length(self.config.train)
+        return step == length or (step > 0 < interval and step % interval == 0)
 
     def stopped(self) -> bool:
         """Whether any process received a signal; all of them then store its number."""
@@ -439,49 +479,26 @@ class Trainer:
         """Write a checkpoint in the leading process; only `last.pt` has the training state."""
         if not self.world.is_leader:
             return
-        progress, train = self.progress, self.config.train
-        provenance = {
-            "step": progress.step,
-            "tokens": progress.tokens,
-            "strings": progress.strings,
-            "train_seconds": round(progress.seconds, 1),
-            "parent_tokens": progress.parent_tokens,
-            "parent_seconds": round(progress.parent_seconds, 1),
-            "threads": torch.get_num_threads(),
-            "processes": self.world.size,
-            "seed": train.seed,
-            "device": str(self.device),
-        }
-        state = capture(self.model, self.optimizers, progress, self.curve)
+        state = capture(self.model, self.optimizers, self.progress, self.curve)
+        place = {"processes": self.world.size, "device": str(self.device)}
         extra = {"training": state} if name == "last.pt" else {}
         payload = checkpoint.make_payload(
             self.config,
             self.vocabulary,
             self.ema.average,
             language=self.language.state(),
-            metrics=progress.metrics,
-            provenance=provenance,
+            metrics=self.progress.metrics,
+            provenance=provenance(self.progress, self.config.train.seed) | place,
             lengths=self.lengths,
             ngram=self.ngram,
             **extra,
         )
         self.files.write(name, checkpoint.to_bytes(payload))
 
-    @contextmanager
-    def interruptible(self) -> Iterator[None]:
+    def interruptible(self) -> AbstractContextManager[None]:
         """End the run after the step at Ctrl-C or SIGTERM, and at once at a second signal."""
-        first: float | None = None
 
-        def note(number: int, _: FrameType | None) -> None:
-            nonlocal first
-            now = time.monotonic()
-            if first is not None and now - first > REPEAT:
-                raise KeyboardInterrupt
-            first, self.stop_signal = first or now, self.stop_signal or number
+        def note(number: int) -> None:
+            self.stop_signal = self.stop_signal or number
 
-        before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
+        return stop_signals(note)

@@ -66,15 +66,16 @@ class Monitor:
         """Measure `weights` on held-out strings; nats are per inner token.
 
         Returns:
-            `validation_loss` (the criterion for the best checkpoint: the mean of ELBO and
-            next-token loss, weighted by the causal share), `elbo` (also by noise level),
-            `next_token`, `repair`, `floor` if it is known, and with live samples the rates of valid
-            strings.
+            `validation_loss` (which chooses the best checkpoint: the ELBO, the next-token loss or
+            their mean weighted by the causal share, by the option `criterion`), `elbo` (also by
+            noise level), `next_token`, `repair`, `floor` if it is known, and with live samples the
+            rates of valid strings.
         """
         self.model.load_state_dict(dict(weights))
         train = self.config.train
         metrics = {**self.floor, **self.likelihood()}
-        share = train.causal_share if has_causal_mode(self.config) else 0.0
+        share = {"mixture": train.causal_share, "next_token": 1.0, "elbo": 0.0}[train.criterion]
+        share = share if has_causal_mode(self.config) else 0.0
         metrics["validation_loss"] = (1 - share) * metrics["elbo"] + share * metrics["next_token"]
         if train.live_samples:
             metrics |= live_samples(

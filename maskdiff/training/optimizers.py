@@ -24,12 +24,13 @@ def lr_scale(step: int, config: TrainConfig) -> float:
     """The learning rate at `step` (0-based) in units of its peak, in [0, 1].
 
     After a linear warm-up it is constant, and then decays, linearly or as a cosine, over the last
-    `decay_share` of `max_iters` steps to `min_lr_ratio`.
+    `decay_share` of `max_iters` steps to `min_lr_ratio`. As long as `max_iters` is not known (0) it
+    does not decay.
     """
     if step < config.warmup_iters:
         return (step + 1) / config.warmup_iters
     start = config.max_iters * (1 - config.decay_share)
-    if step <= start:
+    if step <= start or not config.max_iters:
         return 1.0
     # 1 at the start of the decay, 0 at its end.
     left = max(0.0, (config.max_iters - step) / (config.max_iters - start))

@@ -9,7 +9,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,7 +19,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from maskdiff.checkpoint.payload import are_numbers, is_amount, is_count, is_printable
-from maskdiff.config import Config
+from maskdiff.config import Config, TrainConfig
 from maskdiff.config_io import DERIVED, to_dict
 from maskdiff.errors import CheckpointError, ConfigError, GrammarError, quote
 from maskdiff.languages import LANGUAGES
@@ -46,6 +47,20 @@ class RunProgress:
     metrics: dict[str, float] = field(default_factory=dict)  # of the last validation
     parent_tokens: int = 0  # of the initial weights, those of their own parents included
     parent_seconds: float = 0.0
+    budget: float = 0.0  # the option `minutes` from which `max_iters` was set; 0 if it was not
+
+    def open_ended(self, train: TrainConfig) -> bool:
+        """Whether the run has a time limit from which its number of steps is not yet set."""
+        return train.minutes not in (0.0, self.budget)
+
+    def length(self, train: TrainConfig) -> float:
+        """The number of steps of the run; infinite as long as it is not known."""
+        unknown = self.open_ended(train) and not train.max_iters
+        return math.inf if unknown else train.max_iters
+
+    def stale(self, train: TrainConfig) -> bool:
+        """Whether the run ends because no validation was better for as long as `patience`."""
+        return 0 < train.patience * train.eval_interval <= self.validated - self.best_step
 
 
 @dataclass
@@ -66,8 +81,9 @@ class Curve:
 # Options that may change when a run resumes: its length, its place, its reports, and the learning
 # rate with its schedule, so that a run that diverged can be continued. Others make another run.
 FREE = {
-    "max_iters", "checkpoint_dir", "name", "device", "threads", "amp", "compile", "log_interval",
-    "save_interval", "eval_interval", "eval_samples", "live_samples", "lr", "muon_lr",
+    "max_iters", "minutes", "patience", "checkpoint_dir", "name", "device", "threads", "amp",
+    "compile", "log_interval", "save_interval", "eval_interval", "eval_samples", "live_samples",
+    "lr", "muon_lr",
     "weight_decay", "grad_clip", "warmup_iters", "decay_share", "decay", "min_lr_ratio",
     "validity", "validity_timeout", "skip_invalid", "accept_ambiguous",
 }  # fmt: skip
@@ -153,6 +169,17 @@ def _is_path(value: str) -> bool:
     return bool(value) and value not in LANGUAGES
 
 
+def with_absolute_paths(config: Config) -> Config:
+    """`config` with absolute paths of the user's files, which any working directory can read."""
+    language = config.language
+
+    def absolute(path: str) -> str:
+        return str(Path(path).absolute()) if _is_path(path) else path
+
+    name, attempts = absolute(language.language), absolute(language.attempts)
+    return replace(config, language=replace(language, language=name, attempts=attempts))
+
+
 class Ema:
     """Exponential moving average of the weights; with decay 0 it is the weights themselves.
 
@@ -179,6 +206,20 @@ class Ema:
         """Copy the averaged `weights`."""
         for name, average in self.average.items():
             average.copy_(weights[name])
+
+
+def provenance(progress: RunProgress, seed: int) -> dict[str, Any]:
+    """What a checkpoint tells of the training of its weights, apart from the machine."""
+    return {
+        "step": progress.step,
+        "tokens": progress.tokens,
+        "strings": progress.strings,
+        "train_seconds": round(progress.seconds, 1),
+        "parent_tokens": progress.parent_tokens,
+        "parent_seconds": round(progress.parent_seconds, 1),
+        "threads": torch.get_num_threads(),
+        "seed": seed,
+    }
 
 
 def capture(
@@ -242,6 +283,7 @@ PROGRESS: dict[str, Callable[[Any], bool]] = {
     "metrics": are_numbers,
     "parent_tokens": is_count,
     "parent_seconds": is_amount,
+    "budget": is_amount,
 }
 CURVE: dict[str, Callable[[Any], bool]] = {
     "loss": lambda value: is_printable(value) and math.isfinite(value),
@@ -257,7 +299,8 @@ def check_state(
     _check_keys("the state", state, {"model", "optimizers", "progress"}, {"curve"})
     named = dict(model.named_parameters())
     _check_tensors("weights", state["model"], named)
-    later = {"validated", "parent_tokens", "parent_seconds"}  # missing in the first version
+    # Missing in earlier versions.
+    later = {"validated", "parent_tokens", "parent_seconds", "budget"}
     progress = RunProgress(**_checked("progress", state["progress"], PROGRESS, later))
     if max(progress.best_step, progress.validated) > progress.step:
         raise _Unfit(f"best_step or validated is after step {progress.step}")

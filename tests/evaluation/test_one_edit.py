@@ -11,9 +11,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from maskdiff import tasks
 from maskdiff.config import LanguageConfig
 from maskdiff.evaluation.one_edit import (
     OPTIMAL,
+    DamagedStrings,
     damage,
     damage_prob,
     edit_neighbours,
@@ -21,9 +23,12 @@ from maskdiff.evaluation.one_edit import (
     one_edit_suite,
     symbols_of,
 )
-from maskdiff.evaluation.repair import Fixed, check_methods, fitting_methods
+from maskdiff.evaluation.repair import Fixed, check_methods, damage_options, fitting_methods
+from maskdiff.evaluation.report import Report, tables
 from maskdiff.evaluation.rows import Plan
+from maskdiff.evaluation.yardsticks import UNKNOWN, KnownDamage
 from maskdiff.languages import make_language
+from maskdiff.metrics import edit_distance
 from tests.helpers.evaluation import LANGUAGE, Uniform, pick, rows_of, subject
 
 
@@ -74,25 +79,86 @@ def test_optimum_is_best_on_every_string() -> None:
         )
 
 
-def test_one_edit_rows_are_complete() -> None:
-    clean = LANGUAGE.sample_many(40, np.random.default_rng(1))
+def oracle(clean: list[str], probability: float | None = None) -> Any:
+    """Return a repairer whose `channel` finds the originals among `clean`; `draft` does nothing."""
 
-    def perfect(
-        loaded: Any, texts: list[str], method: str, sigma: float | None, seed: int
+    def fix(
+        loaded: Any,
+        texts: list[str],
+        method: str,
+        sigma: float | None,
+        seed: int,
+        known: KnownDamage,
     ) -> Fixed:
         assert sigma is None  # unknown to a user
-        return Fixed(list(clean) if method == "channel" else texts, [1] * len(texts))
+        assert known == UNKNOWN or method == "channel"
+        made = list(clean[: len(texts)]) if method == "channel" else texts
+        return Fixed(made, [1] * len(texts), [probability] * len(made))
 
-    plan = Plan(num_samples=40, repair_methods=("channel", "draft"))
-    rows = rows_of(one_edit_suite, subject(Uniform()), plan, clean, perfect)
-    by = {(row.sampler, row.metric): row for row in rows}
-    assert by["channel", "exact"].value == 1.0
-    assert by["draft", "exact"].value == 0.0 == by["draft", "exact"].baseline
-    optimum = by[OPTIMAL, "exact"].value
+    return fix
+
+
+def test_one_edit_rows_are_complete() -> None:
+    clean = LANGUAGE.sample_many(20, np.random.default_rng(1))
+    plan = Plan(num_samples=20, repair_methods=("channel", "draft"))
+    rows = rows_of(one_edit_suite, subject(Uniform()), plan, clean, oracle(clean))
+    by = {
+        (row.sampler, row.metric, row.settings["edits"], row.settings["damage"]): row
+        for row in rows
+    }
+    assert by["channel", "exact", 1, "unknown"].value == 1.0
+    draft = by["draft", "exact", 1, "unknown"]
+    assert draft.value == 0.0 == draft.baseline
+    optimum = by[OPTIMAL, "exact", 1, "known broken"].value
     assert 0.3 < optimum < 1.0  # an edit destroys information
-    assert by["channel", "exact"].ceiling == optimum
-    assert ("least_edits", "exact") in by
+    for edits, known in ((1, "unknown"), (1, "known broken"), (2, "known broken")):
+        for name in ("channel", "least_edits", "ngram", "nearest_line"):
+            row = by[name, "exact", edits, known]
+            assert row.ceiling == (optimum if edits == 1 else None)
+        simple = ("least_edits", "ngram", "nearest_line")
+        best = max(simple, key=lambda n: by[n, "exact", edits, known].value)
+        gain = by[f"channel against {best}", "exact_gain", edits, known]
+        assert gain.value == pytest.approx(1 - by[best, "exact", edits, known].value)
+    assert ("draft", "exact", 1, "known broken") not in by
     assert pick(rows, "parses").baseline is not None
+    titles = [table.title for table in tables(Report(rows))]
+    assert any("gain" in title for title in titles)
+
+
+def test_damaged_strings_have_the_edits_that_were_asked_for() -> None:
+    clean, symbols = LANGUAGE.sample_many(60, np.random.default_rng(2)), symbols_of(LANGUAGE)
+    for edits in (1, 2):
+        strings = DamagedStrings.draw(clean, edits, symbols, np.random.default_rng(3))
+        distances = [edit_distance(a, b) for a, b in zip(clean, strings.noisy, strict=True)]
+        assert set(distances) <= set(range(1, edits + 1))
+        assert max(distances) == edits
+
+
+def test_known_damage_reaches_the_task_in_one_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    def with_options(
+        loaded: object, texts: object, *, broken: bool = False, edits: object = None
+    ) -> None: ...
+
+    monkeypatch.setattr(tasks, "repair", with_options)
+    assert damage_options(UNKNOWN) == {}
+    assert damage_options(KnownDamage(True, (1, 1))) == {"broken": True, "edits": (1, 1)}
+    monkeypatch.setattr(tasks, "repair", lambda loaded, texts: None)
+    assert damage_options(KnownDamage(True, (1, 1))) == {}  # the task has no such options
+
+
+def test_probabilities_are_compared_with_what_is_right() -> None:
+    clean = LANGUAGE.sample_many(15, np.random.default_rng(1))
+    plan = Plan(num_samples=15, repair_methods=("channel",))
+    rows = rows_of(one_edit_suite, subject(Uniform()), plan, clean, oracle(clean, 0.7))
+    error = pick(rows, "calibration_error", damage="unknown")
+    assert error.value == pytest.approx(0.3)  # always right, with probability 0.7
+    assert error.ceiling is not None
+    assert error.ceiling > 0  # by chance
+    right = [row for row in rows if (row.sampler, row.metric) == ("channel", "right")]
+    bins = [row for row in right if row.settings["edits"] == 2]
+    assert [row.settings["bin"] for row in bins] == list(range(1, 11))
+    assert sum(row.count for row in bins) == 15
+    assert {row.value for row in bins} == {1.0}
 
 
 def test_methods_are_those_of_the_language() -> None:

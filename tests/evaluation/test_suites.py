@@ -16,7 +16,7 @@ from maskdiff import checkpoint, metrics
 from maskdiff.config import SamplerConfig
 from maskdiff.data import held_out
 from maskdiff.errors import CanvasError, ConfigError
-from maskdiff.evaluation import editing, generation, likelihood, padded, repair, speed
+from maskdiff.evaluation import editing, generation, likelihood, padded, repair, speed, yardsticks
 from maskdiff.evaluation.rows import Plan, SuiteRun, sampler_settings, sorted_lengths, unigram_texts
 from maskdiff.languages import split_of
 from maskdiff.sampling import make_sampler
@@ -197,6 +197,35 @@ def test_the_elbo_of_a_uniform_model_is_exact() -> None:
     assert len([r for r in rows if r.metric == "masked_loss"]) == likelihood.SIGMA_BUCKETS
 
 
+@pytest.mark.parametrize("end_positions", [True, False])
+def test_whole_strings_are_counted_alike(end_positions: bool) -> None:
+    """A string costs its symbols and either its length or its end; all is divided by symbols."""
+    texts = held_out(LANGUAGE, "test", 40, 0)
+    rows = rows_of(
+        likelihood.likelihood_suite,
+        subject(Zeros(), end_positions=end_positions),
+        Plan(likelihood_draws=1),
+        texts,
+    )
+    by = {row.sampler: row for row in rows if row.metric == "nats_per_symbol"}
+    symbols = sum(map(len, texts))
+    others = symbols - "".join(texts).count("0")
+    each = 30 * others + 0.0  # a zero is certain; any other symbol, and the end, cost 30
+    if end_positions:
+        each -= sum(LANGUAGE.length_log_prob(len(text)) for text in texts)
+    else:
+        each += 30 * len(texts)
+    assert by["causal"].value == pytest.approx(each / symbols, rel=1e-6)
+    model = yardsticks.fit_yardsticks(LANGUAGE, 0).model
+    log_p = model.log_probs([VOCABULARY.encode(text) for text in texts])
+    assert by["ngram"].value == pytest.approx(-log_p.sum() / symbols)
+    floor = -sum(map(LANGUAGE.log_prob, texts)) / symbols
+    assert by["ngram"].ceiling == pytest.approx(floor)
+    assert by["ngram"].value > floor
+    difference = pick(rows, "nats_difference")
+    assert difference.value == pytest.approx(by["causal"].value - by["ngram"].value)
+
+
 @pytest.mark.slow
 def test_the_elbo_estimator_is_unbiased() -> None:
     """Compare the estimate with the exact sum over k, for a loss that depends on k."""
@@ -235,7 +264,7 @@ def test_repair_rows_include_the_identity_baseline() -> None:
     levels_given: list[float | None] = []
 
     def fix(
-        loaded: Any, texts: list[str], method: str, sigma: float | None, seed: int
+        loaded: Any, texts: list[str], method: str, sigma: float | None, seed: int, _: object
     ) -> repair.Fixed:
         levels_given.append(sigma)
         return repair.Fixed({"oracle": clean, "identity": texts}[method], [3] * len(texts))
@@ -311,7 +340,9 @@ def test_editing_counts_a_lost_anchor() -> None:
         clean,
         lambda *_: repair.Fixed(clean, [1] * 40),
     )
-    assert all(r.value == 1.0 for r in rows if r.metric != "strings_per_second")
+    own = [r for r in rows if r.sampler == "edit" and r.metric != "strings_per_second"]
+    assert all(r.value == 1.0 for r in own)
+    assert pick([r for r in rows if r.sampler == "ngram"], "anchors_kept").value == 1.0
     assert pick(rows, "anchors_kept").baseline == 1.0
     assert pick(rows, "parses").baseline < 0.6  # type: ignore[operator]
     garbage = repair.Fixed(["=" * len(text) for text in clean], [1] * 40)

@@ -229,7 +229,11 @@ TRAINING = [
     "train --resume --checkpoint_dir {tmp}/missing",
 ]
 
-TEXTS = f"{SMALL} --save_interval 5"
+# With the options that would otherwise be chosen from the lines.
+TEXTS = (
+    f"{SMALL} --save_interval 5 --causal_share 0.3 --repair_share 0.15 --skeleton_share 0.05 "
+    "--length_tilt 0 --dropout 0 --weight_decay 0.01 --criterion mixture --patience 0"
+)
 LANGUAGES = [
     "languages check {tmp}/pairs --lines 40 --draws 40",
     "languages check {tmp}/sums --lines 40 --draws 40 --seed 2",

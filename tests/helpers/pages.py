@@ -24,8 +24,9 @@ PROGRAMS = {
 WHOLE = bool(os.environ.get("TUTORIAL_WHOLE"))  # run the commands as they are printed
 SMALLER = (
     (
-        r"--max_iters \d+",
-        "--max_iters 10 --eval_interval 10 --n_embd 32 --eval_samples 16 --threads 1",
+        r"(python train_universal\.py(?:[^\n]*\\\n)*[^\n]*)",
+        r"\1 --max_iters 10 --eval_interval 10 --n_embd 32 --eval_samples 16 --live_samples 2 "
+        r"--threads 1",
     ),
     (r"--num_samples \d+", "--num_samples 6"),
 )

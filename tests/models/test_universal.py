@@ -180,3 +180,17 @@ def test_the_default_model_is_small_enough() -> None:
 def test_an_impossible_shape_is_refused() -> None:
     with pytest.raises(ValueError, match="multiple"):
         UniversalDenoiser(ModelConfig(n_embd=30, n_head=4))
+
+
+def test_dropout_changes_training_and_not_evaluation() -> None:
+    plain, dropped = randomised(SMALL), randomised(replace(SMALL, dropout=0.3))
+    tokens, length = random_strings()
+    sigma = torch.zeros(len(tokens))
+    expected = plain.forward_strings(tokens, length, sigma, False)
+    assert torch.equal(dropped.forward_strings(tokens, length, sigma, False), expected)
+    state = torch.random.get_rng_state()
+    assert torch.equal(plain.train().forward_strings(tokens, length, sigma, False), expected)
+    assert torch.equal(torch.random.get_rng_state(), state)  # 0 draws nothing
+    noisy = dropped.train().forward_strings(tokens, length, sigma, False)
+    assert not torch.equal(noisy, expected)
+    assert not torch.equal(noisy, dropped.forward_strings(tokens, length, sigma, False))

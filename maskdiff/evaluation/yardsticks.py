@@ -1,0 +1,365 @@
+"""Simple repairers as yardsticks: an n-gram as a noisy channel, and the nearest training line.
+
+They are fitted on the training split and are given what the model is given, see `KnownDamage`.
+
+One random edit has a kind, uniform among `kinds`, and turns a string of n symbols over an alphabet
+of A into another one with these log-probabilities: a deletion -log n, an insertion
+-log(n + 1) - log A, a replacement -log n - log(A - 1), a transposition -log(n - 1). Several
+deletions or insertions may give the same string; they are counted.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from maskdiff.data import draw_texts
+from maskdiff.languages import split_of
+from maskdiff.models.ngram import NGram
+
+if TYPE_CHECKING:
+    from maskdiff.languages import Language, Split, Vocabulary
+
+KINDS = ("replace", "insert", "delete")  # all edits: and "transpose"
+USUAL_EDITS = (0, 2)  # edits that the n-gram considers if their number is unknown
+BEAM = 8  # sources of a string, and strings at one edit whose own sources are searched
+FILLINGS = 64  # strings that the search for blanks keeps
+ROWS = 256  # sources that are scored together
+TRAINING = 20_000  # strings drawn to fit the yardsticks of a language without a corpus
+VALIDATION = 1000  # strings drawn to choose the order
+YARDSTICKS = 0x59  # first word of the seed of the strings drawn
+
+Ints = NDArray[np.int64]
+Floats = NDArray[np.float64]
+Tokens = tuple[int, ...]
+Repairer = Callable[[Sequence[str], "KnownDamage"], list[str]]
+
+
+@dataclass(frozen=True)
+class KnownDamage:
+    """What a repairer is given about the damage of all texts.
+
+    Attributes:
+        broken: The text is damaged, so that unchanged is no answer.
+        edits: The least and the greatest number of edits; None if unknown.
+    """
+
+    broken: bool = False
+    edits: tuple[int, int] | None = None
+
+    def __str__(self) -> str:
+        return "known broken" if self.broken else "unknown"
+
+
+UNKNOWN = KnownDamage()
+
+
+# ------------------------------------------------------------------------------ the noisy channel
+
+
+@dataclass(frozen=True)
+class _Edits:
+    """Edits of y that lead back to x: `written` replaces the symbols from `start` to `stop`."""
+
+    start: Ints  # (edits,)
+    stop: Ints  # (edits,)
+    written: Ints  # (edits, width)
+    log_channel: Floats  # (edits,) log p(y | x)
+
+    def __getitem__(self, rows: Ints) -> _Edits:
+        return _Edits(*(values[rows] for values in vars(self).values()))
+
+
+def edit_sources(
+    model: NGram, tokens: Sequence[int], top: int = BEAM, kinds: Sequence[str] = KINDS
+) -> list[tuple[float, Tokens]]:
+    """Return the strings x that one edit turns into `tokens`, by log p(x) + log p(tokens | x).
+
+    Only the symbols that an edit writes and the `reach` symbols after them are scored: the other
+    terms are those of `tokens`. A source is scored if a bound permits that it is among the first.
+
+    Returns:
+        The `top` pairs (log-probability in nats, x), best first.
+    """
+    y = np.array(tokens, dtype=np.int64)
+    n, vocabulary = len(y), model.vocabulary
+    padded = np.concatenate(
+        [np.full(model.reach, vocabulary.bos), y, [vocabulary.eos], np.full(model.reach, 0)]
+    )
+    # Log-probabilities before and after each position of y, and of every symbol there.
+    own = model.symbol_log_probs([tokens])[0]
+    before = np.concatenate([[0.0], np.cumsum(own)])  # (n + 2,)
+    after = before[-1] - before
+    places = np.arange(n + 1)[:, None] + np.arange(model.reach)
+    first = model.next_log_probs(padded[places][:, ::-1])  # (n + 1, vocabulary)
+    found: list[tuple[float, Tokens]] = []
+    for edits in _edits_back(vocabulary, y, kinds):
+        known = before[edits.start] + edits.log_channel
+        known += after[np.minimum(edits.stop + model.reach, n + 1)]
+        width = edits.written.shape[1]
+        target = edits.written[:, 0] if width else padded[model.reach + edits.stop]
+        bound = known + first[edits.start, target]  # no later symbol adds to it
+        order = np.argsort(-bound, kind="stable")
+        for begin in range(0, len(order), ROWS):
+            rows = order[begin : begin + ROWS]
+            if len(found) == top and bound[rows[0]] < found[-1][0]:
+                break
+            scores = known[rows] + _window_log_probs(model, padded, edits[rows])
+            best = np.argsort(-scores, kind="stable")[:top]
+            found += [(float(scores[i]), _applied(tokens, edits, int(rows[i]))) for i in best]
+            found = sorted(found, key=lambda pair: (-pair[0], pair[1]))[:top]
+    return found
+
+
+def _applied(tokens: Sequence[int], edits: _Edits, row: int) -> Tokens:
+    start, stop = int(edits.start[row]), int(edits.stop[row])
+    return (*tokens[:start], *edits.written[row].tolist(), *tokens[stop:])
+
+
+def _edits_back(vocabulary: Vocabulary, y: Ints, kinds: Sequence[str]) -> list[_Edits]:
+    """The edits that lead from y to each of its sources, each source once in a kind."""
+    n, symbols = len(y), np.array(vocabulary.inner_ids)
+    at, count = np.arange(n), len(symbols)
+    run = np.ones(n)  # equal symbols up to and including this one
+    for i in range(1, n):
+        run[i] = run[i - 1] + 1 if y[i] == y[i - 1] else 1
+    none, made = np.empty((n, 0), dtype=np.int64), []
+
+    def add(start: Ints, stop: Ints, written: Ints, log_channel: Floats | float) -> None:
+        log_p = np.broadcast_to(log_channel - math.log(len(kinds)), start.shape)
+        made.append(_Edits(start, stop, written, log_p))
+
+    if "insert" in kinds and n > 1:  # delete the last symbol of each run
+        ends = np.append(y[1:] != y[:-1], True)
+        log_ways = np.log(run[ends])
+        add(at[ends], at[ends] + 1, none[ends], log_ways - math.log(n * count))
+    if "replace" in kinds and count > 1:
+        start, symbol = np.nonzero(y[:, None] != symbols)
+        add(start, start + 1, symbols[symbol][:, None], -math.log(n * (count - 1)) if n else 0.0)
+    if "delete" in kinds:  # write a symbol, at the end of a run of its like
+        differs = np.append(y, -1)[:, None] != symbols  # (n + 1, symbols)
+        start, symbol = np.nonzero(differs)
+        left = np.where(start > 0, start - 1, 0)
+        same = (start > 0) & (np.append(y, -1)[left] == symbols[symbol])
+        ways = np.where(same, np.append(run, 0)[left], 0) + 1
+        add(start, start, symbols[symbol][:, None], np.log(ways) - math.log(n + 1))
+    if "transpose" in kinds and n > 1:
+        start = np.flatnonzero(y[1:] != y[:-1])
+        swapped = np.stack([y[start + 1], y[start]], axis=1)
+        add(start, start + 2, swapped, -math.log(n - 1))
+    return made
+
+
+def _window_log_probs(model: NGram, padded: Ints, edits: _Edits) -> Floats:
+    """Log p of the symbols that each edit writes and of the `reach` symbols after, (edits,)."""
+    reach, span = model.reach, np.arange(model.reach)
+    left = padded[edits.start[:, None] + span]
+    places = edits.stop[:, None] + reach + span
+    right = np.where(places < len(padded), padded[np.minimum(places, len(padded) - 1)], 0)
+    line = np.concatenate([left, edits.written, right], axis=1)
+    parts = np.lib.stride_tricks.sliding_window_view(line, reach + 1, axis=1)
+    inside = parts[..., -1] != model.vocabulary.pad  # nothing follows the end
+    log_p = np.zeros(inside.shape)
+    windows = parts[inside]
+    log_p[inside] = model.target_log_probs(windows[:, :-1][:, ::-1], windows[:, -1])
+    return np.asarray(log_p.sum(1))
+
+
+def most_probable_source(
+    model: NGram, tokens: Sequence[int], known: KnownDamage, beam: int = BEAM
+) -> Tokens:
+    """Return the most probable original of `tokens` under the n-gram and the channel of edits.
+
+    The number of edits is uniform in its range. Of two edits, the second one is undone only for the
+    `beam` best strings after the first, whose probabilities are summed; as many sources of each
+    string are kept.
+    """
+    low, high = known.edits or USUAL_EDITS
+    given = tuple(tokens)
+    level = {given: float(model.log_probs([given])[0])}  # log p(x) + log p(tokens | x)
+    totals: dict[Tokens, float] = {}
+    for count in range(high + 1):
+        if count >= low:
+            _accumulate(totals, level.items())
+        if count == high:
+            break
+        near = sorted(level, key=lambda x: -level[x])[:beam]
+        own = model.log_probs(near)
+        following: dict[Tokens, float] = {}
+        for middle, log_p in zip(near, own, strict=True):
+            channel = level[middle] - log_p
+            sources = edit_sources(model, middle, beam)
+            _accumulate(following, ((x, channel + score) for score, x in sources))
+        level = following
+    if known.broken:
+        totals.pop(given, None)
+    return max(totals, key=lambda x: totals[x], default=given)
+
+
+def _accumulate(totals: dict[Tokens, float], pairs: Iterable[tuple[Tokens, float]]) -> None:
+    """Add probabilities, given as logarithms, to those of the same strings."""
+    for string, log_p in pairs:
+        totals[string] = float(np.logaddexp(totals.get(string, -math.inf), log_p))
+
+
+# -------------------------------------------------------------------------------------- blanks
+
+
+def most_probable_filling(model: NGram, tokens: Sequence[int], beam: int = FILLINGS) -> Tokens:
+    """Return the most probable string whose symbols replace each MASK of `tokens`.
+
+    The search keeps the best string for each context of `reach` symbols (Viterbi) and at most
+    `beam` of these.
+    """
+    vocabulary, reach = model.vocabulary, model.reach
+    symbols = np.array(vocabulary.inner_ids)
+    made = np.full((1, reach), vocabulary.bos)  # (strings, reach + symbols so far)
+    scores = np.zeros(1)
+    for token in (*tokens, vocabulary.eos):
+        contexts = made[:, -1 : -reach - 1 : -1]
+        if token != vocabulary.mask:
+            scores = scores + model.target_log_probs(contexts, np.full(len(made), token))
+            made = np.column_stack([made, np.full(len(made), token)])
+        else:
+            totals = scores[:, None] + model.next_log_probs(contexts)[:, symbols]
+            best = np.argsort(-totals, axis=None, kind="stable")
+            row, symbol = np.unravel_index(best, totals.shape)
+            last = np.column_stack([made[row, 1 - reach :] if reach > 1 else made[row, :0], symbol])
+            kept = np.sort(np.unique(last, axis=0, return_index=True)[1])[:beam]
+            made = np.column_stack([made[row[kept]], symbols[symbol[kept]]])
+            scores = totals[row[kept], symbol[kept]]
+    return tuple(made[int(scores.argmax()), reach:-1].tolist())
+
+
+# --------------------------------------------------------------------------- the nearest line
+
+
+class NearestLine:
+    """Finds the line of least edit distance; of several, the most frequent, then the first.
+
+    Lines are compared in the order of a lower bound of the distance, from the numbers of each
+    symbol, until the bound exceeds the least distance.
+    """
+
+    def __init__(self, lines: Sequence[str]) -> None:
+        counted = Counter(lines)
+        self.lines = sorted(counted, key=lambda line: -counted[line])  # ties keep their order
+        self.lengths = np.array([len(line) for line in self.lines])
+        symbols = sorted(set("".join(self.lines)))
+        self._ids = {symbol: i for i, symbol in enumerate(symbols)}
+        self._codes = np.full((len(self.lines), int(self.lengths.max())), -1, dtype=np.int16)
+        for i, line in enumerate(self.lines):
+            self._codes[i, : len(line)] = [self._ids[symbol] for symbol in line]
+        self._bags = np.zeros((len(self.lines), len(symbols)), dtype=np.int16)
+        for i in range(len(symbols)):
+            self._bags[:, i] = (self._codes == i).sum(1)
+
+    def __call__(self, text: str, broken: bool = False) -> str:
+        """Return the line nearest to `text`; another one than `text` if that is `broken`."""
+        codes = np.array([self._ids.get(symbol, -2) for symbol in text], dtype=np.int16)
+        surplus = self._bags - np.bincount(codes[codes >= 0], minlength=len(self._ids))
+        missing = np.maximum(surplus, 0).sum(1)
+        bound = np.maximum(missing, len(text) - self.lengths + missing)
+        order = np.argsort(bound, kind="stable")
+        best: tuple[int, int] | None = None  # distance and place
+        for begin in range(0, len(order), ROWS):
+            rows = order[begin : begin + ROWS]
+            if best is not None and bound[rows[0]] > best[0]:
+                break
+            width = int(self.lengths[rows].max())
+            found = _distances(codes, self._codes[rows, :width], self.lengths[rows])
+            for distance, row in zip(found.tolist(), rows.tolist(), strict=True):
+                if not (broken and distance == 0) and (best is None or (distance, row) < best):
+                    best = distance, row
+        return text if best is None else self.lines[best[1]]
+
+
+def _distances(
+    text: NDArray[np.int16], lines: NDArray[np.int16], lengths: Ints
+) -> NDArray[np.int16]:
+    """The edit distances of a text from lines (lines, width), each of its own length."""
+    step = np.arange(lines.shape[1] + 1, dtype=np.int16)
+    table = np.tile(step, (len(lines), 1))
+    for symbol in text:
+        row = table + np.int16(1)
+        row[:, 1:] = np.minimum(row[:, 1:], table[:, :-1] + (lines != symbol))
+        table = np.minimum.accumulate(row - step, axis=1) + step
+    return table[np.arange(len(lines)), lengths]
+
+
+# --------------------------------------------------------------------------- fitted on a language
+
+
+@dataclass(frozen=True)
+class Yardsticks:
+    """The simple repairers of a language.
+
+    Attributes:
+        model: The n-gram, of the order that predicts the validation split best.
+        lines: The training lines, repetitions included.
+    """
+
+    vocabulary: Vocabulary
+    model: NGram
+    lines: Sequence[str]
+
+    @cached_property
+    def nearest(self) -> NearestLine:
+        return NearestLine(self.lines)
+
+    def ngram(self, texts: Sequence[str], known: KnownDamage = UNKNOWN) -> list[str]:
+        """Return the most probable original of each text, see `most_probable_source`."""
+        encode, decode = self.vocabulary.encode, self.vocabulary.decode
+        return [decode(most_probable_source(self.model, encode(text), known)) for text in texts]
+
+    def nearest_line(self, texts: Sequence[str], known: KnownDamage = UNKNOWN) -> list[str]:
+        """Return the training line nearest to each text."""
+        return [self.nearest(text, known.broken) for text in texts]
+
+    def fill(self, templates: Sequence[str]) -> list[str]:
+        """Return the most probable filling of each template, see `most_probable_filling`."""
+        rows = [self.vocabulary.encode(template, blanks=True) for template in templates]
+        return [self.vocabulary.decode(most_probable_filling(self.model, row)) for row in rows]
+
+    def repairers(self) -> dict[str, Repairer]:
+        """Return the repairers by their names in a report."""
+        return {"ngram": self.ngram, "nearest_line": self.nearest_line}
+
+    def nats(self, texts: Sequence[str], given: int = 0) -> Floats:
+        """Return -log p of each text with its end, given its first `given` symbols, (texts,)."""
+        rows = [self.vocabulary.encode(text) for text in texts]
+        return np.array([-log_p[given:].sum() for log_p in self.model.symbol_log_probs(rows)])
+
+
+def fit_yardsticks(language: Language, seed: int = 0) -> Yardsticks:
+    """Return the yardsticks of a language.
+
+    They are fitted on the training split of its corpus, or on `TRAINING` strings of that split,
+    drawn with `seed`. The validation split chooses the order of the n-gram.
+    """
+    return _fit_yardsticks(language, seed)  # type: ignore[arg-type]  # hashed by identity
+
+
+@lru_cache(maxsize=2)
+def _fit_yardsticks(language: Language, seed: int) -> Yardsticks:
+    train = split_lines_of(language, "train", TRAINING, seed)
+    validation = split_lines_of(language, "validation", VALIDATION, seed)
+    vocabulary = language.vocabulary
+    rows, held_out = ([vocabulary.encode(text) for text in part] for part in (train, validation))
+    return Yardsticks(vocabulary, NGram.fit_order(rows, held_out, vocabulary), train)
+
+
+def split_lines_of(language: Language, split: Split, count: int, seed: int) -> list[str]:
+    """Return all lines of a split of a corpus, else `count` draws that belong to the split."""
+    texts = language.texts()
+    if texts is not None:
+        return [text for text in texts if split_of(text) == split]
+    rng = np.random.default_rng((YARDSTICKS, seed, split == "train"))
+    return draw_texts(language, count, rng, split)

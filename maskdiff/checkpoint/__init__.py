@@ -28,6 +28,7 @@ from maskdiff.checkpoint.payload import (
     Payload,
     is_fit,
     make_payload,
+    neural_weights,
     payload_summary,
     read_config,
     versions,
@@ -35,7 +36,7 @@ from maskdiff.checkpoint.payload import (
 
 __all__ = [
     "LanguageOverride", "Loaded", "Payload", "check_fits", "check_vocabulary", "denoiser_from",
-    "from_pretrained", "is_fit", "load", "load_denoiser", "make_payload", "payload_summary",
-    "read_config", "resolve_device", "save", "save_pretrained", "stored_pieces", "to_bytes",
-    "versions",
+    "from_pretrained", "is_fit", "load", "load_denoiser", "make_payload", "neural_weights",
+    "payload_summary", "read_config", "resolve_device", "save", "save_pretrained", "stored_pieces",
+    "to_bytes", "versions",
 ]  # fmt: skip

@@ -156,6 +156,14 @@ def is_fit(payload: Mapping[str, Any]) -> bool:
     return not payload["weights"]
 
 
+def neural_weights(payload: Mapping[str, Any], shown: str) -> Mapping[str, Tensor]:
+    """Return the weights of the neural model of a payload. Raises CheckpointError for a fit."""
+    if is_fit(payload):
+        raise CheckpointError(f"{shown} holds an n-gram alone: there are no weights to start from")
+    weights: Mapping[str, Tensor] = payload["weights"]
+    return weights
+
+
 def versions() -> dict[str, str]:
     """Return the versions of the programs that make a result, for its provenance."""
     python, machine = platform.python_version(), platform.machine()

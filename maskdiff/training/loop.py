@@ -23,7 +23,7 @@ from maskdiff.checkpoint import resolve_device
 from maskdiff.config import Config, TrainConfig
 from maskdiff.config_io import dump_yaml
 from maskdiff.data import Batches, PackedCanvases, pack, step_generator
-from maskdiff.errors import CheckpointError, ConfigError, LogitsError, UserError, quote
+from maskdiff.errors import ConfigError, LogitsError, UserError, quote
 from maskdiff.languages import Vocabulary, make_language, model_vocabulary, token_lengths
 from maskdiff.models.losses import sums_by, weighted_nll
 from maskdiff.models.ngram import NGram
@@ -171,13 +171,9 @@ class Trainer:
 
         Inputs that it lacks stay zero. Raises CheckpointError.
         """
-        if checkpoint.is_fit(payload):
-            raise CheckpointError(
-                f"{shown} holds an n-gram alone: there are no weights to start from"
-            )
         model = self.model.state_dict()
         new = {name: model[name] for name in LATE_INPUTS if name in model}
-        weights = {**new, **payload["weights"]}
+        weights = {**new, **checkpoint.neural_weights(payload, shown)}
         checkpoint.check_fits(weights, model, f"the weights in {shown} do not fit this model")
         self.model.load_state_dict(weights)
         self.ema.load(weights)

@@ -24,7 +24,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from maskdiff.cli.arguments import run_cli
+from maskdiff.cli import arguments as cli
 from maskdiff.config import LanguageConfig
 from maskdiff.errors import DataError
 from maskdiff.languages import split_of
@@ -131,8 +131,10 @@ def table(records: Sequence[Record]) -> str:
 def _shown(name: str, value: float, low: float | None, high: float | None) -> str:
     """A figure and its interval; shares in percent."""
     scale, digits = (1, 3) if "nats" in name else (100, 1)
-    interval = "" if low is None or high is None else f" [{scale * low:.{digits}f}, "
-    return f"{scale * value:.{digits}f}" + (interval and f"{interval}{scale * high:.{digits}f}]")
+    if low is None or high is None:
+        return f"{scale * value:.{digits}f}"
+    shown = [f"{scale * number:.{digits}f}" for number in (value, low, high)]
+    return f"{shown[0]} [{shown[1]}, {shown[2]}]"
 
 
 def plot(records: Sequence[Record], path: Path) -> None:
@@ -167,17 +169,17 @@ def plot(records: Sequence[Record], path: Path) -> None:
 
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser of the flags."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    add = parser.add_argument
+    parser = cli.Parser(prog="learning_curve.py", description=__doc__)
+    add, count = parser.add_argument, cli.IntegerRange(1, 10**7)
     add("corpus", help="a folder with a corpus, or a file")
     add("--field", default="", help="column or key of the corpus, if it is a table")
-    add("--lines", type=int, nargs="+", default=[500, 1000, 2000, 5000, 10_000, 20_000])
-    add("--minutes", type=float, nargs="+", default=[1, 3, 10, 30, 60])
-    add("--threads", type=int, default=0, help="CPU threads (default 0: all cores)")
-    add("--seed", type=int, default=0)
-    add("--samples", type=int, default=300, help="held-out lines (default 300)")
+    add("--lines", type=count, nargs="+", default=[500, 1000, 2000, 5000, 10_000, 20_000])
+    add(
+        "--minutes", type=cli.NumberRange(0.1, 1e5), nargs="+", default=[1.0, 3.0, 10.0, 30.0, 60.0]
+    )
+    add("--threads", type=cli.natural, default=0, help="CPU threads (default 0: all cores)")
+    add("--seed", type=cli.natural, default=0, help="of everything random (default 0)")
+    add("--samples", type=count, default=300, help="held-out lines (default 300)")
     add("--train", type=shlex.split, default=[], metavar="FLAGS", help="further training flags")
     add("--results", type=Path, default=Path("learning_curve.jsonl"), metavar="FILE")
     return parser
@@ -212,4 +214,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(run_cli(main))
+    sys.exit(cli.run_cli(main))

@@ -52,6 +52,7 @@ def test_measured_cells_are_skipped(
         return FIGURES
 
     monkeypatch.setattr(curve, "measure", measured)
+    monkeypatch.setattr(curve, "plot", lambda records, path: None)
     folder(tmp_path / "pairs", TEXTS)
     results = tmp_path / "results.jsonl"
     argv = [str(tmp_path / "pairs"), "--results", str(results), "--train", "--n_embd 16"]

@@ -65,7 +65,9 @@ def _run(block: str) -> str:
         return done.stdout
     with contextlib.redirect_stdout(io.StringIO()) as out:
         for line in block.replace("\\\n", " ").splitlines():
-            python, program, *argv = shlex.split(line.replace("-m maskdiff", "'-m maskdiff'"))
+            words = shlex.split(line)
+            words[1:3] = [" ".join(words[1:3])] if words[1] == "-m" else words[1:3]
+            python, program, *argv = words
             assert python == "python"
             if program in PROGRAMS:
                 assert run_cli(PROGRAMS[program], argv) == 0, line

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from maskdiff.config import Config
 from maskdiff.config_io import SECTIONS, load_config, options
-from maskdiff.languages import LANGUAGES, split_of
+from maskdiff.languages import LANGUAGES, fitted_length, split_of
 from maskdiff.languages.corpus_file import numbered_lines
 
 MINUTES = 10.0  # of a run on a folder, if neither `minutes` nor `max_iters` is given
@@ -131,6 +131,8 @@ def with_recipe(
     """
     if config.language.language in LANGUAGES:
         return config, []
+    if "max_len" not in given and not fixed_model:
+        config = replace(config, language=fitted_length(config.language))
     lines = [line for _, line in numbered_lines(config.language)]
     longest = config.language.max_len
     corpus = corpus_facts([line for line in lines if len(line) <= longest - 2])

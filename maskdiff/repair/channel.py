@@ -114,6 +114,16 @@ class Channel:
             weight=one, keep=one, mask=one, replace=zero, swap=zero, delete=zero, spurious=zero
         )
 
+    def log_probs(
+        self,
+        damaged: Sequence[int],
+        texts: Sequence[Sequence[int]],
+        vocabulary: Vocabulary,
+        certain: Collection[int] = (),
+    ) -> Tensor:
+        """Return log p(y | x), see `channel_log_probs`."""
+        return channel_log_probs(self, damaged, texts, vocabulary, certain)
+
 
 @dataclass(frozen=True)
 class Evidence:

@@ -166,7 +166,8 @@ class Evidence:
         fixed = sure[..., :-1] & sure[..., 1:]  # two certain symbols were not swapped
         spurious = channel.spurious[:, None] * ~sure  # (rows, levels, width)
         if channel.inserted is not None:
-            spurious = spurious * channel.inserted[_columns(ys, vocabulary)]
+            factor = channel.inserted[_columns(ys, vocabulary)]
+            spurious = spurious * torch.where(hidden, 1.0, factor)
         return cls(
             size=torch.tensor([len(row) for row in damaged]),
             emission=emission,

@@ -114,6 +114,16 @@ class Channel:
             weight=one, keep=one, mask=one, replace=zero, swap=zero, delete=zero, spurious=zero
         )
 
+    def log_probs(
+        self,
+        damaged: Sequence[int],
+        texts: Sequence[Sequence[int]],
+        vocabulary: Vocabulary,
+        certain: Collection[int] = (),
+    ) -> Tensor:
+        """Return log p(y | x), see `channel_log_probs`."""
+        return channel_log_probs(self, damaged, texts, vocabulary, certain)
+
 
 @dataclass(frozen=True)
 class Evidence:
@@ -156,7 +166,8 @@ class Evidence:
         fixed = sure[..., :-1] & sure[..., 1:]  # two certain symbols were not swapped
         spurious = channel.spurious[:, None] * ~sure  # (rows, levels, width)
         if channel.inserted is not None:
-            spurious = spurious * channel.inserted[_columns(ys, vocabulary)]
+            factor = channel.inserted[_columns(ys, vocabulary)]
+            spurious = spurious * torch.where(hidden, 1.0, factor)
         return cls(
             size=torch.tensor([len(row) for row in damaged]),
             emission=emission,

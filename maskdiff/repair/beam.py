@@ -175,11 +175,10 @@ def _search(
         done = jobs.length == emitted
         _finish(final, state, jobs, channel, symbols, done, emitted)
         # The next step of the model for the hypotheses that are left.
-        going = (~done).nonzero().squeeze(1)
-        jobs, state = (
-            jobs[going],
-            _Beam(**{name: value[going] for name, value in vars(state).items()}),
-        )
+        if done.any():  # the tables are large, and are not copied at every step
+            going = (~done).nonzero().squeeze(1)
+            kept = {name: value[going] for name, value in vars(state).items()}
+            jobs, state = jobs[going], _Beam(**kept)
         alive = state.log_prior > -torch.inf
         if not alive.any():
             break

@@ -207,12 +207,7 @@ def start(channel: Channel, runs: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def advance(
-    channel: Channel,
-    runs: Tensor,
-    alpha: Tensor,
-    beta: Tensor,
-    emission: Tensor,
-    crossing: Tensor,
+    channel: Channel, runs: Tensor, alpha: Tensor, beta: Tensor, emission: Tensor, crossing: Tensor
 ) -> tuple[Tensor, Tensor]:
     """Return alpha and beta, (rows, beam, levels, width + 1), after one more symbol of x.
 

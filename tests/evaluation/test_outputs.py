@@ -87,7 +87,7 @@ def test_one_bad_output_does_not_prevent_the_others(
     bad, good = tmp_path / "o.json", tmp_path / "o.md"
     bad.mkdir()
     monkeypatch.setattr(
-        benchmark, "check_outputs", lambda _: None
+        measuring, "check_outputs", lambda _: None
     )  # as if it had gone bad while measuring
     assert run_benchmark(*QUICK, "--checkpoint", tiny, "--json", bad, "--markdown", good) == 2
     shown = capsys.readouterr()

@@ -253,3 +253,21 @@ def test_certain_symbols_condition_the_search_exactly() -> None:
         assert tuple(found.tokens) == best
         changed += found.tokens != free.tokens
     assert changed > 5
+
+
+@pytest.mark.parametrize("rates", [(0.002, 0.02), (0.3,)])
+def test_columns_that_are_left_out_do_not_change_log_probabilities(
+    rates: tuple[float, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Strings near y, one much shorter, and one whose symbols are shifted from half of y on."""
+    rng = random.Random(1)
+    y = [rng.choice(INNER) for _ in range(120)]
+    texts = [y, y[:40] + y[41:90] + [INNER[0]] + y[90:], y[:60] + y[80:], y[:60] + y[70:] + y[:9]]
+    channel = Channel.of_rates(
+        rates, insert=0.3, delete=0.3, replace=0.3, swap=0.1, symbols=len(INNER)
+    ).or_untouched(0.1)
+    found = channel_log_probs(channel, y, texts, VOCABULARY)
+    monkeypatch.setattr("maskdiff.repair.channel.NEGLIGIBLE", 1e-300)
+    whole = channel_log_probs(channel, y, texts, VOCABULARY)
+    assert torch.isfinite(whole).all()
+    torch.testing.assert_close(found, whole, rtol=1e-10, atol=1e-10)

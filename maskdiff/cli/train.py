@@ -250,15 +250,19 @@ def train(
 
 
 def comparison(trainer: Trainer) -> list[str]:
-    """The lines that compare the best checkpoint of a run on a folder with simple models."""
-    from maskdiff.checkpoint import load_denoiser
+    """Fit the prior of the best checkpoint of a run on a corpus; compare it with an n-gram."""
+    from maskdiff.checkpoint import load_denoiser, save
     from maskdiff.languages import LANGUAGES
-    from maskdiff.training.comparison import closing_comparison
+    from maskdiff.training.comparison import closing_comparison, fit_checkpoint_prior
+    from maskdiff.training.time_limit import closing_seconds
 
     if trainer.config.language.language in LANGUAGES:
         return []
-    loaded = load_denoiser(trainer.folder / "best.pt", trainer.device)
-    return closing_comparison(loaded, trainer.language)
+    best, seconds = trainer.folder / "best.pt", closing_seconds(trainer.config.train.minutes)
+    loaded = load_denoiser(best, trainer.device)
+    fit_checkpoint_prior(loaded, trainer.language, seconds / 2)
+    save(best, loaded)
+    return closing_comparison(loaded, trainer.language, seconds / 2)
 
 
 def introduction(trainer: Trainer) -> list[str]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -10,59 +12,100 @@ from numpy.typing import NDArray
 
 from maskdiff.checkpoint import Loaded
 from maskdiff.data import held_out
-from maskdiff.languages import Language, split_of
-from maskdiff.models.ngram import NGram
+from maskdiff.languages import Language, Split, split_of
+from maskdiff.metrics import Estimate, paired_difference, rate
+from maskdiff.models.ngram_denoiser import NGramDenoiser
+from maskdiff.models.prior import Prior
 from maskdiff.noise import pad
+from maskdiff.repair import Damage
+from maskdiff.tasks import repair
+from maskdiff.tasks.calibrating import fit_prior
 
 COMPARED = 300  # test lines
 COMPARISON_SEED = 11
+REPAIRED = 10  # lines that are repaired between two looks at the clock
 BATCH = 64  # lines that the model scores at once
 UNSEEN = 0.5  # what is added to the number of training lines of each length
 
 
-def closing_comparison(loaded: Loaded, language: Language) -> list[str]:
-    """Return at most five lines that compare a model with an n-gram on the test lines.
+def fit_checkpoint_prior(loaded: Loaded, language: Language, seconds: float) -> None:
+    """Fit the weights of the model and its n-gram on validation lines; see `fit_prior`."""
+    if loaded.ngram is not None and _comparable(loaded):
+        loaded.fitted_prior = fit_prior(loaded, held_lines(language, "validation"), seconds)
+
+
+def closing_comparison(loaded: Loaded, language: Language, seconds: float = 20.0) -> list[str]:
+    """Return lines that compare a model with its n-gram on the test lines.
 
     The figures are nats per symbol of whole lines, -log p(x) of all lines over their symbols and
-    ends. The n-gram is fitted on the training lines, its order on the validation lines.
+    ends, and the share of lines with one random edit that are repaired, where both are given that
+    there is one. The n-gram is fitted on the training lines, its order on the validation lines.
 
     Args:
         loaded: the model, whose tokens are characters and that has a causal mode; another one has
             no such figure, and no line.
         language: a list of lines; without such a list, or without test lines, there is no line.
+        seconds: for the repairs, roughly.
     """
-    texts = language.texts()
-    config = loaded.config
-    causal = config.model.head == "next" and config.train.causal_share > 0
-    if texts is None or loaded.vocabulary.merges or not causal or config.train.faithful:
+    texts, ngram = language.texts(), loaded.ngram
+    tests = held_lines(language, "test")
+    if texts is None or ngram is None or not tests or not _comparable(loaded):
         return []
-    encode, tests = loaded.vocabulary.encode_many, held_lines(language)
-    if not tests:
-        return []
-    parts: dict[str, list[str]] = {"train": [], "validation": [], "test": []}
-    for text in texts:  # repeated lines count
-        parts[split_of(text)].append(text)
-    symbols = sum(map(len, tests)) + len(tests)
-    distinct = encode(list(dict.fromkeys(parts["validation"])))
-    ngram = NGram.fit_order(encode(parts["train"]), distinct, loaded.vocabulary)
-    strings = encode(tests)
-    ours = -model_log_probs(loaded, strings, encode(parts["train"])).sum() / symbols
+    encode = loaded.vocabulary.encode_many
+    symbols, strings = sum(map(len, tests)) + len(tests), encode(tests)
+    training = encode([text for text in texts if split_of(text) == "train"])
+    ours = -model_log_probs(loaded, strings, training).sum() / symbols
     theirs = -ngram.log_probs(strings).sum() / symbols
-    better, worse = ("model", "n-gram") if ours < theirs else ("n-gram", "model")
+    simple = replace(
+        loaded,
+        denoiser=NGramDenoiser(ngram, loaded.config.model.block_size),
+        fitted_prior=Prior(0.0, 1.0),
+    )
+    model, simpler, gain = _repaired(loaded, simple, tests, seconds)
     return [
-        f"on {len(tests):,} test lines, in nats per symbol (less is better):",
-        f"  model   {ours:.3f}",
-        f"  {ngram.order}-gram  {theirs:.3f}",
-        f"the {better} is better than the {worse} by {abs(ours - theirs):.3f}",
+        f"on {len(tests):,} test lines                   model  {ngram.order}-gram",
+        f"  nats per symbol (less is better)  {ours:5.3f}   {theirs:5.3f}",
+        f"  one edit repaired, % (of {model.count:3})    "
+        f"{100 * model.value:5.1f}   {100 * simpler.value:5.1f}",
+        f"  difference in points, 95% interval  {100 * gain.value:+.1f} "
+        f"[{100 * gain.low:+.1f}, {100 * gain.high:+.1f}]",
     ]
 
 
-def held_lines(language: Language) -> list[str]:
-    """Up to `COMPARED` different lines of the test split; empty if it has none."""
+def _comparable(loaded: Loaded) -> bool:
+    """Whether the causal mode gives probabilities of strings of characters."""
+    config = loaded.config
+    causal = config.model.head == "next" and config.train.causal_share > 0
+    return causal and not loaded.vocabulary.merges and not config.train.faithful
+
+
+def _repaired(
+    model: Loaded, simple: Loaded, tests: Sequence[str], seconds: float
+) -> tuple[Estimate, Estimate, Estimate]:
+    """The shares of lines that both repair, and their difference."""
+    vocabulary, damage = model.vocabulary, Damage(1 / 3, 1 / 3, 1 / 3, 0.0)
+    rng, started = np.random.default_rng(COMPARISON_SEED), time.monotonic()
+    flags: tuple[list[bool], list[bool]] = ([], [])
+    for first in range(0, len(tests), REPAIRED):
+        part = tests[first : first + REPAIRED]
+        broken = [
+            vocabulary.decode(damage.apply(vocabulary.encode(text), 1, vocabulary, rng))
+            for text in part
+        ]
+        for loaded, right in zip((model, simple), flags, strict=True):
+            made = repair(loaded, broken, broken=True, edits=(1, 1), damage=damage)
+            right += [a.text == b for a, b in zip(made, part, strict=True)]
+        if time.monotonic() - started > seconds:
+            break
+    return rate(flags[0]), rate(flags[1]), paired_difference(*flags)
+
+
+def held_lines(language: Language, split: Split) -> list[str]:
+    """Up to `COMPARED` different lines of a split; empty if it has none."""
     texts = language.texts() or ()
-    if not any(split_of(text) == "test" for text in texts):
+    if not any(split_of(text) == split for text in texts):
         return []
-    return held_out(language, "test", COMPARED, COMPARISON_SEED)
+    return held_out(language, split, COMPARED, COMPARISON_SEED)
 
 
 @torch.no_grad()

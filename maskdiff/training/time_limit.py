@@ -20,6 +20,12 @@ EVALUATED = 0.1  # largest share of the time for more validations than the least
 SKIPPED, MEASURED = 20, 100  # steps that are not measured (start-up, compilation), and that are
 SKIPPED_SHARE, MEASURED_SHARE = 0.05, 0.15  # shares of the time after which fewer steps count
 CLOSING = 3.0  # seconds for what follows the last step, besides one more validation
+CLOSING_SHARE, CLOSING_MOST = 0.08, 45.0  # of the time, and seconds, for the closing comparison
+
+
+def closing_seconds(minutes: float) -> float:
+    """Return the seconds for the prior and the closing comparison; `minutes` is 0 without limit."""
+    return min(CLOSING_MOST, CLOSING_SHARE * 60 * (minutes or 10.0))
 
 
 def spread_evaluations(train: TrainConfig) -> TrainConfig:
@@ -75,6 +81,7 @@ class TimeLimit:
         """
         saving, validation = times[1] - times[0], times[2] - times[0]
         left = 60 * self.minutes * (1 - self.used) - CLOSING - validation
+        left -= closing_seconds(self.minutes)
         each = self._seconds / self._measured + saving / train.save_interval
         if train.eval_interval:
             each += validation / train.eval_interval

@@ -46,7 +46,6 @@ if TYPE_CHECKING:
     from maskdiff.models.universal import UniversalDenoiser
 
 
-
 @dataclass
 class Loaded:
     """A denoiser with everything that a task needs to use it.

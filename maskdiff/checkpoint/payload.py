@@ -265,7 +265,9 @@ def check_weight(name: object, weight: object, shown: str) -> None:
 def _check_fitted(part: str, values: object, types: Sequence[torch.dtype], shown: str) -> None:
     """Raise CheckpointError unless a part of `FITTED` is tensors of `types`; see its `of_state`."""
     if not isinstance(values, dict):
-        raise CheckpointError(f"checkpoint {shown} is damaged: {part} is {quote(values)}, not names")
+        raise CheckpointError(
+            f"checkpoint {shown} is damaged: {part} is {quote(values)}, not names"
+        )
     for name, tensor in values.items():
         where = f"checkpoint {shown} is damaged: {part} {quote(name)}"
         _stored_in_full(name, tensor, types, where)

@@ -21,7 +21,7 @@ import torch
 from numpy.typing import NDArray
 
 from maskdiff.errors import DataError
-from maskdiff.languages.cfg import Forests, ForestParser, NormalForm, compile_reader
+from maskdiff.languages.cfg import ForestParser, Forests, NormalForm, compile_reader
 
 if TYPE_CHECKING:
     from maskdiff.languages import Language, Vocabulary
@@ -179,9 +179,7 @@ def fit_grammar(
         return None
 
 
-def _chosen(
-    strings: Sequence[Sequence[int]], seed: int
-) -> tuple[list[tuple[int, ...]], Floats]:
+def _chosen(strings: Sequence[Sequence[int]], seed: int) -> tuple[list[tuple[int, ...]], Floats]:
     """Different strings with at most `MAX_SYMBOLS` symbols, and how often each occurs."""
     counted = Counter(map(tuple, strings))
     distinct = list(counted)

@@ -103,7 +103,7 @@ class Forests:
             uses[which] = expected[self.node[which]] * share
             np.add.at(expected, self.left[which], uses[which])
             np.add.at(expected, self.right[which], uses[which])
-        return np.bincount(self.rule, uses, minlength=self.rules)
+        return np.bincount(self.rule, uses, minlength=self.rules).astype(np.float64)
 
 
 class ForestParser:
@@ -142,13 +142,9 @@ class ForestParser:
         place = np.append(np.argsort(order, kind="stable"), NONE)  # place[NONE] is NONE
         rule, node, left, right = np.array(steps, dtype=np.int64).reshape(-1, 4).T
         by_node = np.argsort(place[node], kind="stable")
-        return Forests(
-            len(self.heads),
-            rule[by_node],
-            *(place[nodes[by_node]] for nodes in (node, left, right)),
-            width[order],
-            place[np.array(root, dtype=np.int64)],
-        )
+        node, left, right = (place[nodes[by_node]] for nodes in (node, left, right))
+        roots = place[np.array(root, dtype=np.int64)]
+        return Forests(len(self.heads), rule[by_node], node, left, right, width[order], roots)
 
     def _steps(
         self, symbols: Sequence[int], widths: list[int]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable
 from dataclasses import replace
@@ -16,9 +17,13 @@ from maskdiff.config import SamplerConfig
 from maskdiff.errors import CheckpointError, ConfigError
 from maskdiff.evaluation.rows import Plan, Subject
 from maskdiff.evaluation.suites import check_subjects
+from maskdiff.languages.cfg import compile_grammar
 from maskdiff.models.denoiser import ModelDenoiser
+from maskdiff.models.grammar_model import FittedGrammar
 from maskdiff.models.ngram_denoiser import NGramDenoiser
+from maskdiff.models.prior import Prior
 from maskdiff.sampling.presets import PRESETS
+from tests.helpers.corpora import GRAMMAR
 from tests.helpers.fits import fitted, fitted_payload
 from tests.helpers.tiny import tiny_loaded, tiny_payload
 
@@ -115,6 +120,60 @@ def test_a_neural_model_carries_an_ngram_beside_it(tmp_path: Path) -> None:
         assert isinstance(again.denoiser, ModelDenoiser)
         assert again.ngram is not None
         assert again.ngram.order == 3
+
+
+def with_grammar() -> Loaded:
+    """The fit, with the fitted grammar of lines of one or two fields."""
+    fit = fitted()
+    vocabulary = fit.language.vocabulary
+    strings = vocabulary.encode_many(["a=17;b=4", "c=5"])
+    made = compile_grammar(GRAMMAR, vocabulary.inner_symbols)
+    return replace(fit, grammar_model=FittedGrammar.fit(made, strings, [], vocabulary))
+
+
+def test_a_fitted_grammar_survives_a_file_and_a_folder(tmp_path: Path) -> None:
+    pytest.importorskip("safetensors")
+    fit = replace(with_grammar(), fitted_prior=Prior(0.0, 0.7, 0.2))
+    checkpoint.save(tmp_path / "a.pt", fit)
+    checkpoint.save_pretrained(tmp_path / "folder", fit)
+    lines = fit.vocabulary.encode_many(["a=17;b=4", "b==4"])
+    assert fit.grammar_model is not None
+    for again in (
+        checkpoint.load_denoiser(tmp_path / "a.pt"),
+        checkpoint.from_pretrained(tmp_path / "folder"),
+    ):
+        assert again.grammar_model is not None
+        assert again.prior == fit.prior
+        found = again.grammar_model.log_probs(lines)
+        assert found.tolist() == fit.grammar_model.log_probs(lines).tolist()
+        assert found[1] == -math.inf
+
+
+def test_the_weight_of_the_grammar_prefers_what_it_derives() -> None:
+    """A string that it does not derive stays possible, and what it derives gains."""
+    fit = with_grammar()
+    share = []
+    for weight in (0.0, 2.0):
+        loaded = replace(fit, fitted_prior=Prior(0.0, 0.5, weight))
+        (result,) = tasks.repair(loaded, ["a17;b=4"], top=30)
+        assert result.probability is not None
+        found = {a.text: a for a in result.alternatives}
+        assert all(a.score is not None for a in found.values())
+        assert any(not fit_line(text) for text in found)
+        share.append(sum(a.share for text, a in found.items() if fit_line(text)))
+    assert share[1] > share[0]
+
+
+def fit_line(text: str) -> bool:
+    return re.fullmatch(r"[abc]=\d+(;[abc]=\d+)*", text) is not None
+
+
+@pytest.mark.parametrize(
+    "values", [[1], {"escape": [1]}, {}, {"log_rules": torch.ones(2, dtype=torch.float16)}]
+)
+def test_a_damaged_grammar_is_refused(values: object) -> None:
+    with pytest.raises(CheckpointError, match="gramma"):
+        denoiser_from({**fitted_payload(), "grammar_model": values})
 
 
 def without(payload: Payload, *names: str) -> Payload:

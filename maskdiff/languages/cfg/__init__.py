@@ -101,7 +101,7 @@ def _check_ambiguity(grammar: NormalForm, name: str) -> None:
 __all__ = [
     "AMBIGUOUS", "UNREADABLE", "Ambiguity", "CanvasLookahead", "Cfg", "DerivationSampler",
     "EditCosts", "ForestParser", "Forests", "GrammarSource", "LengthLookahead", "Lookahead",
-    "NearestString", "NormalForm", "PrefixParser", "Recogniser", "Rule", "Spacing", "as_source", "compile_grammar",
-    "compile_reader", "find_ambiguity", "literal_characters", "nearest_strings", "normal_form",
-    "open_source", "read_grammar", "recognises", "restore_source",
+    "NearestString", "NormalForm", "PrefixParser", "Recogniser", "Rule", "Spacing", "as_source",
+    "compile_grammar", "compile_reader", "find_ambiguity", "literal_characters", "nearest_strings",
+    "normal_form", "open_source", "read_grammar", "recognises", "restore_source",
 ]  # fmt: skip

@@ -44,6 +44,8 @@ setup(
             "fastapi>=0.110",
             "uvicorn>=0.27",
             "httpx>=0.27",
+            "croniter>=2.0",
+            "sqlglot>=25",
         ],
         "plots": ["matplotlib>=3.7"],
         "hub": ["safetensors>=0.4"],
@@ -53,6 +55,7 @@ setup(
         ],  # completes with any causal language model of it
         "serve": ["fastapi>=0.110", "uvicorn>=0.27"],  # `maskdiff serve`
         "peers": ["json_repair>=0.30"],  # the benchmark compares repairs of JSON with it
+        "examples": ["croniter>=2.0", "sqlglot>=25"],  # the judges of examples/
         "openai": ["openai>=1.40"],  # asks models behind OpenAI-compatible HTTP
     },
 )

@@ -5,6 +5,7 @@
     python inference.py complete "(+ 3" --stop "))" --loop_period 8 --max_tokens 500
     python inference.py repair "(+(*75)10=45"           # the length may change
     python inference.py repair "(+(*75)10=46" --holds --top 5 --certain 3:6   # true ones first
+    python inference.py repair "(+(*75)10=45" --broken --edits 1 --damage keyboard
     python inference.py edit "(+(*??)10)=45"            # ? is a blank (¿ if ? is a symbol)
     python inference.py edit "(+(*75)10)=45" --mask 3:5 # symbols 3 and 4, counted from 0
     python inference.py edit "(+?(*24))=1?" --holds     # only what is true, by a verified search
@@ -16,13 +17,14 @@
 
 Text output has four columns: the string, whether it parses or even holds, its score (log p per
 symbol, nats), evaluations; of new strings and completions a fifth: why it ended (eos, stop, length,
-repetition; incomplete if blanks are left); and one more for remarks (an answer far from its input,
-symbols read as unreadable, candidates examined). With --script the edits follow in a line of their
-own, with --top the alternatives: rank, string, verdict, share, edits. With --stream a completion
-appears as it is drawn. With --json every line is one object, see docs/formats.md. A bad line is
-reported in its place, the others are processed, and the exit status is 2. Results appear in small
-batches; equal strings are processed once. --timeout limits the time of each string; without an
-answer by then the exit status is 124. With --output the answers go to a file, written at the end.
+repetition; incomplete if blanks are left); and one more for remarks (the probability of a repair,
+an answer far from its input, symbols read as unreadable, candidates examined). With --script the
+edits follow in a line of their own, with --top the alternatives: rank, string, verdict, share,
+edits. With --stream a completion appears as it is drawn. With --json every line is one object, see
+docs/formats.md. A bad line is reported in its place, the others are processed, and the exit status
+is 2. Results appear in small batches; equal strings are processed once. --timeout limits the time
+of each string; without an answer by then the exit status is 124. With --output the answers go to a
+file, written at the end.
 """
 
 from __future__ import annotations
@@ -30,6 +32,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from maskdiff.cli import arguments as cli
@@ -55,6 +58,7 @@ if TYPE_CHECKING:
 
     from maskdiff.checkpoint import Loaded
     from maskdiff.cli.results import ResultPrinter
+    from maskdiff.repair import Damage
     from maskdiff.tasks import Result
 
     # Results with the numbers of their request and sample, both from 1.
@@ -232,6 +236,8 @@ def run_search(args: argparse.Namespace, loaded: Loaded) -> Work:
 
     done, source = 0, seeded(args.seed)
     task = run_repair if args.verb == "repair" else run_edit
+    if args.verb == "repair":
+        args.damage = known_damage(args.damage, loaded)
 
     def work(batch: Sequence[Line]) -> Iterator[tuple[int, Result]]:
         nonlocal done, source
@@ -241,6 +247,14 @@ def run_search(args: argparse.Namespace, loaded: Loaded) -> Work:
         yield from enumerate(task(args, loaded, batch, source))
 
     return work
+
+
+def known_damage(given: str, loaded: Loaded) -> str | Damage:
+    """Return the name of a kind of damage, or the damage fitted to the pairs of a file."""
+    from maskdiff.repair import DAMAGES, damage_of_file
+
+    is_file = given not in DAMAGES and (Path(given).suffix or Path(given).is_file())
+    return damage_of_file(given, loaded.language.vocabulary) if is_file else given
 
 
 def run_repair(

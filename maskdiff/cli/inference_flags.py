@@ -82,7 +82,10 @@ def _add_repair(verbs: Any) -> None:
     _flag(
         verb, "--edits", "N", "number of edits: N or N..M; a transposition is one", cli.new_length
     )
-    kinds = "edits (default), keyboard, ocr, swap, or noise (that of the training)"
+    kinds = (
+        "edits (default), keyboard, ocr, swap, truncation (the end is lost), noise (that of the "
+        "training), or a FILE of lines broken<TAB>right, or a table with these columns"
+    )
     _flag(verb, "--damage", "KIND", kinds, str, "edits")
     share = "share of symbols that the training noise damaged; implies --damage noise"
     _flag(verb, "--sigma", "S", share, cli.share)

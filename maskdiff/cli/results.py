@@ -97,6 +97,8 @@ def result_object(verb: str, result: Result, number: int, sample: int) -> dict[s
         item["candidates"] = result.candidates
     if result.foreign:
         item["foreign"] = [{"position": i, "symbol": s} for i, s in result.foreign.items()]
+    if result.probability is not None:
+        item["probability"] = result.probability
     if result.change is not None:
         item["change"] = asdict(result.change) | {"far": result.change.far}
     if result.completion is not None:
@@ -124,7 +126,9 @@ def result_line(result: Result, loaded: Loaded, pretty: bool, reason: bool) -> s
 
 
 def notes(result: Result) -> Iterator[str]:
-    """Yield notes on an answer: far from its input, foreign symbols, candidates examined."""
+    """Yield notes on an answer: its probability, changes, foreign symbols, candidates examined."""
+    if result.probability is not None:
+        yield f"p={result.probability:.2f}"
     if result.change is not None and result.change.far:
         changed, given = result.change.changed, result.change.given
         yield f"far from the language: {changed} of {given} symbols changed"

@@ -27,14 +27,7 @@ from typing import TYPE_CHECKING, Any
 
 from maskdiff.cli.arguments import Parser
 from maskdiff.config import Config, LanguageConfig, TrainConfig
-from maskdiff.config_io import (
-    add_config_flags,
-    check,
-    config_from_dict,
-    explicit,
-    load_config,
-    overrides,
-)
+from maskdiff.config_io import add_config_flags, config_from_dict, explicit, load_config, overrides
 from maskdiff.errors import CheckpointError, ConfigError, quote
 from maskdiff.training.folder import check_free, in_use
 
@@ -70,13 +63,10 @@ def main(argv: list[str] | None = None) -> int:
     if resumes_own:
         config = run_config(folder, given)
     else:
-        from maskdiff.languages import fitted_length  # it imports numpy
         from maskdiff.training.recipe import with_recipe
 
-        chosen = explicit(args.config, given)
-        if "max_len" not in chosen and args.init is None:
-            config = check(replace(config, language=fitted_length(config.language)))
-        config, expected = with_recipe(config, chosen, args.init is not None)
+        fixed_model = args.init is not None
+        config, expected = with_recipe(config, explicit(args.config, given), fixed_model)
     return train(config, folder, args.resume, args.init, expected, started)
 
 

@@ -11,7 +11,7 @@ probable one is the original is the ceiling (Bayes-optimal).
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -91,15 +91,18 @@ def edit_neighbours(text: str, symbols: str) -> Iterator[str]:
                 yield found
 
 
-def most_probable(damaged: str, language: HasExactProbability, symbols: str) -> str:
-    """Return the most probable original of `damaged` under the generator; `damaged` if none
-    fits."""
+def most_probable(damaged: str, log_prob: Callable[[str], float], symbols: str) -> str:
+    """Return the most probable original of `damaged`; `damaged` if none is possible.
+
+    Args:
+        log_prob: The log-probability of an original, up to a constant; -inf if it is impossible.
+    """
     best, found = -math.inf, damaged
     for text in edit_neighbours(damaged, symbols):
-        log_prob = language.log_prob(text)
-        likelihood = damage_prob(text, damaged, symbols) if log_prob > -math.inf else 0.0
-        if likelihood > 0 and log_prob + math.log(likelihood) > best:
-            best, found = log_prob + math.log(likelihood), text
+        prior = log_prob(text)
+        likelihood = damage_prob(text, damaged, symbols) if prior > -math.inf else 0.0
+        if likelihood > 0 and prior + math.log(likelihood) > best:
+            best, found = prior + math.log(likelihood), text
     return found
 
 
@@ -189,7 +192,7 @@ def _add_optimum(run: SuiteRun, strings: DamagedStrings, language: HasExactProba
     """Add the rows of the optimum; returns its exact recovery."""
     plan, clean, symbols = run.plan, strings.clean, symbols_of(run.language)
     with run.progress(f"one edit, {OPTIMAL}"):
-        optimal = [most_probable(text, language, symbols) for text in strings.noisy]
+        optimal = [most_probable(text, language.log_prob, symbols) for text in strings.noisy]
     figures = repair_figures(optimal, clean, run.language, plan)
     baseline = repair_figures(strings.noisy, clean, run.language, plan)
     settings = run.subject.settings(**strings.settings(KnownDamage(True, (1, 1))))

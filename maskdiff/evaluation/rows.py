@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from maskdiff import metrics, tasks
 from maskdiff.config import ControlConfig, SamplerConfig
+from maskdiff.evaluation import names
 from maskdiff.languages import HasValue
 from maskdiff.metrics import Estimate, Unit
 from maskdiff.sampling import PRESETS, constrained, make_sampler
@@ -188,13 +189,13 @@ class Plan:
         "mixed", "reference", "mask", "replace", "swap", "delete", "insert",
     )  # fmt: skip
     only_mixed_varies: bool = False  # all corruptions but "mixed" at sigma 0.2 alone, to save time
-    repair_methods: tuple[str, ...] = ("channel", "draft")
+    repair_methods: tuple[str, ...] = names.USUAL_METHODS
     blank_share: float = 0.2
     split: Split = "test"
     likelihood_draws: int = 8
     speed_seconds: float = 3.0
     control: ControlConfig = field(default_factory=ControlConfig)  # generation and repetition
-    problems: tuple[str, ...] = ("test", "deeper")  # of the solve suite
+    problems: tuple[str, ...] = names.PROBLEM_SPLITS  # of the solve suite
     typed: tuple[int, ...] = (5, 8, 12, 16, 24)  # characters typed, in the completion suite
 
     def damages(self) -> list[tuple[str, float]]:

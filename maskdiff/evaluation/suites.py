@@ -21,6 +21,7 @@ from maskdiff.evaluation.completion import completion_suite, count_completion
 from maskdiff.evaluation.editing import editing_suite
 from maskdiff.evaluation.generation import generation_suite
 from maskdiff.evaluation.likelihood import likelihood_suite
+from maskdiff.evaluation.names import ENDING_SUITES, SUITE_NAMES
 from maskdiff.evaluation.one_edit import count_one_edit, one_edit_suite
 from maskdiff.evaluation.peers import absent_peers
 from maskdiff.evaluation.repair import count_repair, fitting_methods, needs_grammar, repair_suite
@@ -88,9 +89,7 @@ SUITES: dict[str, Suite] = {
         lambda plan: len(plan.samplers) + 2,
     ),
 }
-DEFAULT_SUITES = ("generation", "repair", "editing", "likelihood")
-# The suites for models that read pieces or end their strings themselves.
-ENDING_SUITES = ("completion", "repetition", "solve")
+assert tuple(SUITES) == SUITE_NAMES
 
 
 def seen_in_training(config: Config, language: Language) -> Seen:

@@ -17,7 +17,9 @@ from __future__ import annotations
 from maskdiff.repair.beam import Repaired, candidate_lengths, repair_channel
 from maskdiff.repair.channel import Channel, Evidence, channel_log_probs, rest_costs
 from maskdiff.repair.damage import DAMAGES, Damage, named_damage
+from maskdiff.repair.damage_fit import damage_of_file, fit_damage
 from maskdiff.repair.neighbours import EditWeights, likely_neighbours
+from maskdiff.repair.truncation import Truncation, likely_continuations
 
 __all__ = [
     "DAMAGES",
@@ -26,8 +28,12 @@ __all__ = [
     "EditWeights",
     "Evidence",
     "Repaired",
+    "Truncation",
     "candidate_lengths",
     "channel_log_probs",
+    "damage_of_file",
+    "fit_damage",
+    "likely_continuations",
     "likely_neighbours",
     "named_damage",
     "repair_channel",

@@ -175,11 +175,10 @@ def _search(
         done = jobs.length == emitted
         _finish(final, state, jobs, channel, symbols, done, emitted)
         # The next step of the model for the hypotheses that are left.
-        going = (~done).nonzero().squeeze(1)
-        jobs, state = (
-            jobs[going],
-            _Beam(**{name: value[going] for name, value in vars(state).items()}),
-        )
+        if done.any():  # the tables are large, and are not copied at every step
+            going = (~done).nonzero().squeeze(1)
+            kept = {name: value[going] for name, value in vars(state).items()}
+            jobs, state = jobs[going], _Beam(**kept)
         alive = state.log_prior > -torch.inf
         if not alive.any():
             break
@@ -203,7 +202,7 @@ def _blank(length: Tensor, vocabulary: Vocabulary) -> tuple[Tensor, Tensor, Tens
 def _start(jobs: _Jobs, channel: Channel) -> _Beam:
     """The empty prefix of every job."""
     rows = len(jobs.length)
-    alpha, beta = start(channel, jobs.seen.insertion)
+    alpha, beta = start(channel, jobs.seen.runs)
     return _Beam(
         prefix=torch.zeros(rows, 1, 0, dtype=torch.int64),
         log_prior=torch.zeros(rows, 1, dtype=torch.float64),
@@ -241,7 +240,7 @@ def _grow(
     rows = torch.arange(len(symbol))[:, None]
     emission = F.pad(jobs.seen.emission[rows, :, symbol], (0, 1))  # 0 beyond y
     crossing = jobs.seen.crossing[rows, symbol][:, :, None]
-    after, middle = advance(channel, jobs.seen.insertion, alpha, beta, emission, crossing)
+    after, middle = advance(channel, jobs.seen.runs, alpha, beta, emission, crossing)
     peak = torch.maximum(after.amax((-2, -1)), middle.amax((-2, -1))).clamp(min=1e-300)
     gain = log_p[rows, parent, symbol]
     return _Beam(

@@ -6,8 +6,9 @@ of y that is certain was neither inserted nor replaced.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -19,6 +20,7 @@ from maskdiff.config import NoiseConfig
 if TYPE_CHECKING:
     from maskdiff.languages import Vocabulary
 
+NEGLIGIBLE = 1e-60  # share of p(y | x) that the forward algorithm may leave out
 FLOOR = 1e-7  # of every share, so that every y has some explanation
 OPERATIONS = ("mask", "replace", "swap", "delete", "insert")
 
@@ -114,6 +116,16 @@ class Channel:
             weight=one, keep=one, mask=one, replace=zero, swap=zero, delete=zero, spurious=zero
         )
 
+    def log_probs(
+        self,
+        damaged: Sequence[int],
+        texts: Sequence[Sequence[int]],
+        vocabulary: Vocabulary,
+        certain: Collection[int] = (),
+    ) -> Tensor:
+        """Return log p(y | x), see `channel_log_probs`."""
+        return channel_log_probs(self, damaged, texts, vocabulary, certain)
+
 
 @dataclass(frozen=True)
 class Evidence:
@@ -122,7 +134,7 @@ class Evidence:
     size: Tensor  # (rows,) length of y
     emission: Tensor  # (rows, levels, symbols, width): a symbol of x becomes y_j
     crossing: Tensor  # (rows, symbols, width + 1) bool: it is y_(j+1), so a swap is possible
-    insertion: Tensor  # (rows, levels, width + 1, width + 1): y[k:j] is all insertions
+    runs: Tensor  # (rows, levels, n, width + 1): y[j - 2^i : j] is all insertions; n is small
 
     @classmethod
     def of(
@@ -156,12 +168,13 @@ class Evidence:
         fixed = sure[..., :-1] & sure[..., 1:]  # two certain symbols were not swapped
         spurious = channel.spurious[:, None] * ~sure  # (rows, levels, width)
         if channel.inserted is not None:
-            spurious = spurious * channel.inserted[_columns(ys, vocabulary)]
+            factor = channel.inserted[_columns(ys, vocabulary)]
+            spurious = spurious * torch.where(hidden, 1.0, factor)
         return cls(
             size=torch.tensor([len(row) for row in damaged]),
             emission=emission,
             crossing=F.pad(same[..., 1:] & ~fixed, (0, 2)),
-            insertion=_insertions(spurious),
+            runs=_runs(spurious),
         )
 
     def __getitem__(self, rows: Tensor) -> Evidence:
@@ -175,32 +188,37 @@ def _columns(ys: Tensor, vocabulary: Vocabulary) -> Tensor:
     return place[ys]
 
 
-def _insertions(spurious: Tensor) -> Tensor:
-    """The products of spurious[k:j] as (rows, levels, width + 1, width + 1); 0 if j < k."""
-    total, never = (
-        F.pad(values.cumsum(-1), (1, 0))
-        for values in (spurious.clamp(min=1e-300).log(), (spurious == 0).double())
-    )
-    position = torch.arange(total.shape[-1])
-    possible = (position[None, :] >= position[:, None]) & (
-        never[..., None, :] == never[..., :, None]
-    )
-    return torch.where(possible, total[..., None, :] - total[..., :, None], -torch.inf).exp()
+def _runs(spurious: Tensor) -> Tensor:
+    """The products of spurious[j - 2^i : j], as far as they are not all 0; see `Evidence.runs`."""
+    runs = [F.pad(spurious, (1, 0))]
+    while (size := 2 ** len(runs)) < runs[0].shape[-1] and (runs[-1] > 0).any():
+        half = runs[-1]
+        runs.append(half * F.pad(half[..., : -size // 2], (size // 2, 0)))
+    return torch.stack(runs, dim=2)
 
 
-def start(channel: Channel, insertion: Tensor) -> tuple[Tensor, Tensor]:
+def _with_insertions(values: Tensor, runs: Tensor) -> Tensor:
+    """Add what insertions make of `values` (rows, beam, levels, columns), in place.
+
+    The result is the recurrence total[j] = values[j] + spurious[j - 1] total[j - 1], in a number
+    of steps that is the logarithm of the columns: after step i it has up to 2^(i + 1) - 1
+    insertions.
+    """
+    for i in range(runs.shape[2]):
+        size = 2**i
+        values[..., size:] += values[..., :-size] * runs[:, None, :, i, size:]
+    return values
+
+
+def start(channel: Channel, runs: Tensor) -> tuple[Tensor, Tensor]:
     """Return alpha and beta, (rows, 1, levels, width + 1), of the empty prefix of x."""
-    alpha = channel.weight[:, None] * insertion[:, :, 0]
-    return alpha[:, None], torch.zeros_like(alpha)[:, None]
+    alpha = torch.zeros_like(runs[:, None, :, 0])
+    alpha[..., 0] = channel.weight
+    return _with_insertions(alpha, runs), torch.zeros_like(alpha)
 
 
 def advance(
-    channel: Channel,
-    insertion: Tensor,
-    alpha: Tensor,
-    beta: Tensor,
-    emission: Tensor,
-    crossing: Tensor,
+    channel: Channel, runs: Tensor, alpha: Tensor, beta: Tensor, emission: Tensor, crossing: Tensor
 ) -> tuple[Tensor, Tensor]:
     """Return alpha and beta, (rows, beam, levels, width + 1), after one more symbol of x.
 
@@ -209,6 +227,9 @@ def advance(
     has to become y[j].
 
     Args:
+        channel: The rates.
+        runs: See `Evidence`; columns of all tables may be a slice of those of y.
+        alpha: That of the prefix without the symbol, and beta likewise.
         emission: (rows, beam, levels, width + 1), of the symbol, 0 beyond y.
         crossing: (rows, beam, 1, width + 1), of the symbol, 0 beyond y.
     """
@@ -216,7 +237,7 @@ def advance(
     after[..., 1:] += (alpha * emission)[..., :-1]
     after[..., 2:] += (beta * emission)[..., :-2]
     middle = channel.swap[:, None] * alpha * crossing
-    return torch.einsum("rblk,rlkj->rblj", after, insertion), middle
+    return _with_insertions(after, runs), middle
 
 
 @torch.no_grad()
@@ -229,7 +250,8 @@ def channel_log_probs(
 ) -> Tensor:
     """Return log p(y | x) in nats, (texts,) float64, summed over all alignments and noise levels.
 
-    This is the forward algorithm for all x at once.
+    This is the forward algorithm for all x at once, on the columns that matter: for an x near y
+    these are some tens around the diagonal, however long y is.
 
     Args:
         damaged: y, token ids; MASK is allowed.
@@ -246,21 +268,66 @@ def channel_log_probs(
     )
     emission = F.pad(evidence.emission[0], (0, 1)).transpose(0, 1)  # (symbols, levels, width + 1)
     # One step for each position of x; the result of an x is read when it ends.
-    alpha, beta = (x.expand(-1, len(texts), -1, -1) for x in start(channel, evidence.insertion))
+    alpha, beta = (x.repeat(1, len(texts), 1, 1) for x in start(channel, evidence.runs))
     scale = torch.zeros(len(texts), dtype=torch.float64)
     end = int(evidence.size[0])
     found = alpha[0, :, :, end].sum(-1).log()
+    band = _Band.of(channel, evidence, lengths)
     for i in range(longest):
         symbol = symbols[:, i]
-        crossing = evidence.crossing[:, symbol, None]
-        alpha, beta = advance(
-            channel, evidence.insertion, alpha, beta, emission[symbol][None], crossing
+        band = band.moved(alpha, beta)
+        columns = (..., slice(band.first, band.stop))
+        after, middle = advance(
+            channel,
+            evidence.runs[columns],
+            alpha[columns],
+            beta[columns],
+            emission[columns][symbol][None],
+            evidence.crossing[columns][:, symbol, None],
         )
-        peak = torch.maximum(alpha.amax((-2, -1)), beta.amax((-2, -1))).clamp(min=1e-300)
-        alpha, beta = alpha / peak[..., None, None], beta / peak[..., None, None]
+        peak = torch.maximum(after.amax((-2, -1)), middle.amax((-2, -1))).clamp(min=1e-300)
+        alpha[columns], beta[columns] = (x / peak[..., None, None] for x in (after, middle))
         scale = scale + peak[0].log()
         found = torch.where(lengths == i + 1, alpha[0, :, :, end].sum(-1).log() + scale, found)
     return found
+
+
+@dataclass(frozen=True)
+class _Band:
+    """The columns of alpha and beta, from `first` up to `stop`, that are not negligible.
+
+    Attributes:
+        reach: Columns by which one more symbol of x moves the end of the band at most.
+        least: Share of the largest entry of a level below which an entry is negligible.
+    """
+
+    first: int
+    stop: int
+    reach: int
+    least: float
+
+    @classmethod
+    def of(cls, channel: Channel, evidence: Evidence, lengths: Tensor) -> _Band:
+        """Return the band of all columns. x of other lengths than y need rarer entries."""
+        shift = int((lengths - evidence.size).abs().max()) if len(lengths) else 0
+        rates = torch.cat((evidence.runs[:, :, 0].flatten(), channel.delete))
+        rates = rates[rates > 0].log()
+        if not len(rates):  # no edits change the length
+            return cls(0, evidence.runs.shape[-1], 0, 0.0)
+        least = max(math.log(NEGLIGIBLE) + shift * float(rates.min()), -690.0)
+        common = float(evidence.runs[:, :, 0].amax().clamp(min=1e-300, max=0.99).log())
+        return cls(0, evidence.runs.shape[-1], 2 + math.ceil(least / common), math.exp(least))
+
+    def moved(self, alpha: Tensor, beta: Tensor) -> _Band:
+        """Return the band of the next step: without negligible columns, and `reach` further."""
+        columns = (..., slice(self.first, self.stop))
+        floor = self.least * alpha[columns].amax(-1, keepdim=True)
+        large = torch.maximum(alpha[columns], beta[columns]) > floor
+        kept = large.flatten(0, -2).any(0).nonzero().flatten().tolist()
+        if not kept:
+            return self
+        stop = min(self.first + kept[-1] + 1 + self.reach, alpha.shape[-1])
+        return replace(self, first=self.first + kept[0], stop=stop)
 
 
 def rest_costs(evidence: Evidence, longest: int, channel: Channel) -> Tensor:
@@ -270,11 +337,11 @@ def rest_costs(evidence: Evidence, longest: int, channel: Channel) -> Tensor:
     probability of y_j, the Viterbi recursion over r is
 
         rest[r, j] = max(best_j rest[r-1, j+1],  delete rest[r-1, j])
-        rest[r, j] = max over k >= j of insertion[j, k] rest[r, k]
+        rest[r, j] = max over k >= j of rest[r, k] where y[j:k] is all insertions
     """
     best = evidence.emission.amax(2)  # (rows, levels, width)
     rows, levels, width = best.shape
-    single = evidence.insertion.diagonal(1, -2, -1).clamp(min=1e-300).log()
+    single = evidence.runs[:, :, 0, 1:].clamp(min=1e-300).log()
     drop = F.pad(single.cumsum(-1), (1, 0))  # of all symbols before position j
 
     def close(values: Tensor) -> Tensor:

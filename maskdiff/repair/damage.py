@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,6 +15,7 @@ from torch import Tensor
 from maskdiff.errors import ConfigError, nearest, quote
 from maskdiff.repair.channel import Channel
 from maskdiff.repair.neighbours import EditWeights
+from maskdiff.repair.truncation import Truncation
 
 if TYPE_CHECKING:
     from maskdiff.languages import Vocabulary
@@ -44,6 +45,8 @@ class Damage:
         confusion: (symbols, symbols) probability that the symbol of a row is written as that of a
             column, where it is replaced; None if all are alike. Symbols are `inner_ids`.
         inserted: (symbols,) probability of each inserted symbol; None if all are alike.
+        rates: Possible numbers of edits a symbol, each with its probability for a damaged text.
+        untouched: Probability that a text is right, where nothing is known of it.
     """
 
     insert: float = 0.3
@@ -52,28 +55,31 @@ class Damage:
     swap: float = 0.1
     confusion: Tensor | None = None
     inserted: Tensor | None = None
+    rates: Mapping[float, float] = field(default_factory=lambda: dict(RATES))
+    untouched: float = UNTOUCHED
 
     def channel(self, vocabulary: Vocabulary, broken: bool = False) -> Channel:
         """Return the channel of few edits of this kind; every blank hides one symbol.
 
-        The rate of edits is unknown (`RATES`). Unless the text is `broken`, one half of the
-        probability is that it has none.
+        The rate of edits is unknown. Unless the text is `broken`, it has none with probability
+        `untouched`.
         """
         size = len(vocabulary.inner_ids)
         noise = Channel.of_rates(
-            tuple(RATES),
+            tuple(self.rates),
             insert=self.insert,
             delete=self.delete,
             replace=self.replace,
             swap=self.swap,
             symbols=size,
         )
-        noise = replace(noise, weight=torch.tensor([*RATES.values()], dtype=torch.float64))
+        weight = torch.tensor([*self.rates.values()], dtype=torch.float64)
+        noise = replace(noise, weight=weight)
         if self.confusion is not None:
             noise = replace(noise, confusion=self.confusion.double() * size)
         if self.inserted is not None:
             noise = replace(noise, inserted=self.inserted.double() * size)
-        return noise if broken else noise.or_untouched(UNTOUCHED)
+        return noise if broken else noise.or_untouched(self.untouched)
 
     def apply(
         self, tokens: Sequence[int], edits: int, vocabulary: Vocabulary, rng: np.random.Generator
@@ -163,15 +169,16 @@ def _scanned(vocabulary: Vocabulary) -> Damage:
     return Damage(0.1, 0.1, 0.8, 0.0, _smoothed(alike, vocabulary.inner_symbols))
 
 
-DAMAGES: dict[str, Callable[[Vocabulary], Damage]] = {
+DAMAGES: dict[str, Callable[[Vocabulary], Damage | Truncation]] = {
     "edits": lambda vocabulary: Damage(),
     "keyboard": _keys,
     "ocr": _scanned,
     "swap": lambda vocabulary: Damage(0.0, 0.0, 0.0, 1.0),
+    "truncation": lambda vocabulary: Truncation(),
 }
 
 
-def named_damage(name: str, vocabulary: Vocabulary) -> Damage:
+def named_damage(name: str, vocabulary: Vocabulary) -> Damage | Truncation:
     """Return the damage of a name. Raises ConfigError for an unknown one."""
     if name not in DAMAGES:
         raise ConfigError(

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from maskdiff.config import CANDIDATES
 from maskdiff.languages import truth_of
-from maskdiff.repair import Channel, EditWeights, Repaired, channel_log_probs
+from maskdiff.repair import Channel, EditWeights, Repaired, Truncation
 from maskdiff.tasks.results import Alternative, Change, Result, judged, log_probs, valid_first
 from maskdiff.tasks.search import length_prior, with_answer
 from maskdiff.text.edits import Edit, edit_cost, edit_distance, edit_script
@@ -182,9 +182,9 @@ class CandidateScorer:
     """
 
     loaded: Loaded
-    channel: Channel
+    channel: Channel | Truncation
     constraints: RepairConstraints
-    weights: EditWeights
+    weights: EditWeights = field(default_factory=EditWeights)
     wide: bool = False
 
     def add_found(
@@ -217,8 +217,8 @@ class CandidateScorer:
         # log p(y | x), pool by pool.
         for pool, strings in zip(pools, new, strict=True):
             damaged = pool.damaged
-            log_channel = channel_log_probs(
-                self.channel, damaged.tokens, strings, language.vocabulary, damaged.certain
+            log_channel = self.channel.log_probs(
+                damaged.tokens, strings, language.vocabulary, damaged.certain
             )
             for tokens, log_p in zip(strings, log_channel.tolist(), strict=True):
                 by_models = next(by_ngram), next(by_grammar)

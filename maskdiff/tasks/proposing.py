@@ -8,16 +8,18 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from maskdiff.languages import HasValue, truth_of
 from maskdiff.languages.cfg import UNREADABLE, NearestString, nearest_strings
-from maskdiff.repair import likely_neighbours
+from maskdiff.repair import Truncation, likely_continuations, likely_neighbours
 from maskdiff.sampling import GrammarConstraint
 from maskdiff.tasks.candidates import (
     CandidatePool,
     CandidateScorer,
     Damaged,
+    RepairCandidate,
     RepairConstraints,
     Tokens,
     too_many_edits,
@@ -36,6 +38,7 @@ SEEDS = 12  # strings to which a second edit is added
 EDIT = -3.5  # nats, roughly log p of an edit at some place, to compare numbers of edits
 EDITED = 100  # strings that the model scores, and how far below the best they may be, in nats
 MARGIN = 25.0
+CONTINUATIONS = 48  # strings of which a text may be the beginning
 NEAREST = 64  # strings of least edits that are scored
 CLOSE = 8  # likeliest candidates, and as many of fewest edits, whose neighbours are tested
 DOUBTFUL = 8  # changed positions of each at which pairs of symbols are replaced
@@ -50,7 +53,10 @@ def channel_candidates(
     They come from the likely edits by the n-gram and from the beam; under a grammar from the beam
     under it and from the strings of least edits; with `holds` also from true strings near all of
     those. Without a grammar the beam is left out where the edits are few and there is an n-gram.
+    Of a text that lost its end, they are continuations by the n-gram.
     """
+    if isinstance(scorer.channel, Truncation):
+        return _continued(scorer, damaged)
     constraints, pools = scorer.constraints, [CandidatePool(item) for item in damaged]
     grammar = scorer.loaded.constraint("cpu") if constraints.grammar else None
     edited = [_edited(scorer, item) for item in damaged]
@@ -108,6 +114,19 @@ def _edited(scorer: CandidateScorer, item: Damaged) -> list[Tokens]:
     return [made for made in ranked[:EDITED] if found[made] > found[ranked[0]] - MARGIN]
 
 
+def _continued(scorer: CandidateScorer, damaged: Sequence[Damaged]) -> list[CandidatePool]:
+    """The likeliest strings that begin like each text, by the n-gram."""
+    pools, loaded = [CandidatePool(item) for item in damaged], scorer.loaded
+    low, high = loaded.language.min_symbols, loaded.language.max_symbols
+    assert loaded.ngram is not None
+    for pool in pools:
+        loaded.deadline.check()
+        made = likely_continuations(loaded.ngram, pool.damaged.tokens, CONTINUATIONS, high)
+        scorer.add_proposed([pool], [[string for string in made if len(string) >= low]])
+        pool.evaluations += 1  # of the causal mode, for all candidates together
+    return pools
+
+
 def nearest_candidates(scorer: CandidateScorer, damaged: Sequence[Damaged]) -> list[CandidatePool]:
     """Return the strings of the grammar that are fewest edits away, and true ones near those."""
     pools = [CandidatePool(item) for item in damaged]
@@ -117,30 +136,54 @@ def nearest_candidates(scorer: CandidateScorer, damaged: Sequence[Damaged]) -> l
 
 def no_repair(scorer: CandidateScorer, pool: CandidatePool) -> Result:
     """Return the error for a string without a fitting candidate: the reason and the remedy."""
-    language, constraints = scorer.loaded.language, scorer.constraints
-    keeping = " that keeps what is certain" if pool.damaged.certain else ""
-    if not constraints.grammar:
+    constraints = scorer.constraints
+    unbound = pool.fitting(replace(constraints, edits=None, broken=False))
+    if unbound:
+        message = _excluded(unbound, constraints)
+    elif constraints.grammar:
+        message = _no_string(scorer, pool)
+    else:
+        keeping = _keeping(pool)
         least = min((c.edits for c in pool.candidates.values()), default=math.inf)
         message = f"no string of a possible length{keeping} explains the text"
         if math.isfinite(least):
             message = too_many_edits(f"the nearest explanation found{keeping}", least, constraints)
-    else:
-        close = _nearest(scorer.loaded.constraint("cpu"), pool.damaged, 1)
-        if not close:
-            message = (
-                f"no string of {language.name} keeps all the symbols that are certain; mark fewer"
-            )
-        elif constraints.max_edits is not None and close[0][1].cost > constraints.max_edits:
-            message = too_many_edits(
-                f"the nearest string of {language.name}{keeping}", close[0][1].cost, constraints
-            )
-        else:
-            message = (
-                f"the grammar of {language.name} has strings near the text, but the language's own "
-                "check refuses them all"
-            )
     return Result(
         finish_reason="error", error=message, evaluations=pool.evaluations, trace=pool.trace
+    )
+
+
+def _keeping(pool: CandidatePool) -> str:
+    return " that keeps what is certain" if pool.damaged.certain else ""
+
+
+def _excluded(found: Sequence[RepairCandidate], constraints: RepairConstraints) -> str:
+    """The message for candidates of which `edits` or `broken` excludes every one."""
+    if constraints.edits is not None:
+        low, high = constraints.edits
+        wanted = f"{low}" if low == high else f"{low} to {high}"
+        if any(low <= c.distance <= high for c in found):  # the text itself, which is broken
+            return f"no string found within edits {wanted} differs from the text, and it is broken"
+        numbers = sorted({c.distance for c in found})
+        near = min(numbers, key=lambda n: max(low - n, n - high))
+        return f"no string found needs {wanted} edits (the nearest needs {near}); change edits"
+    return "no string found differs from the text; it may be right: leave out broken"
+
+
+def _no_string(scorer: CandidateScorer, pool: CandidatePool) -> str:
+    """The message for a text without a candidate that parses."""
+    language, constraints = scorer.loaded.language, scorer.constraints
+    if isinstance(scorer.channel, Truncation):
+        return f"no continuation found is a string of {language.name}"
+    close = _nearest(scorer.loaded.constraint("cpu"), pool.damaged, 1)
+    if not close:
+        return f"no string of {language.name} keeps all the symbols that are certain; mark fewer"
+    if constraints.max_edits is not None and close[0][1].cost > constraints.max_edits:
+        what = f"the nearest string of {language.name}{_keeping(pool)}"
+        return too_many_edits(what, close[0][1].cost, constraints)
+    return (
+        f"the grammar of {language.name} has strings near the text, but the language's own "
+        "check refuses them all"
     )
 
 
@@ -149,7 +192,8 @@ def _widen(
 ) -> None:
     """Add the strings of least edits and, with `holds`, true strings near the candidates."""
     constraints, language = scorer.constraints, scorer.loaded.language
-    count = constraints.top if constraints.by_edits and not constraints.holds else NEAREST
+    filtered = constraints.holds or constraints.broken or constraints.edits is not None
+    count = constraints.top if constraints.by_edits and not filtered else NEAREST
     near = [_nearest(grammar, pool.damaged, count, constraints.max_edits) for pool in pools]
     scorer.add_proposed(pools, [[tokens for tokens, _ in found] for found in near])
     if constraints.holds and isinstance(language, HasValue):

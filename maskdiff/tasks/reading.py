@@ -26,7 +26,7 @@ from maskdiff.config import (
     SamplerConfig,
 )
 from maskdiff.config_io import build
-from maskdiff.repair import Damage
+from maskdiff.repair import Damage, Truncation
 from maskdiff.utils import arguments
 from maskdiff.utils.arguments import ArgumentReader, checked_arguments, optional, refuse
 
@@ -80,8 +80,8 @@ def _length(name: str, value: Any) -> int | tuple[int, int]:
 
 
 def _damage(name: str, value: Any) -> Any:
-    """The name of a kind of damage, or a `Damage`."""
-    if isinstance(value, (str, Damage)):
+    """The name of a kind of damage, or one."""
+    if isinstance(value, (str, Damage, Truncation)):
         return value
     raise refuse(name, value, "the name of a kind of damage, or a Damage")
 

@@ -13,7 +13,7 @@ from maskdiff.config import CANDIDATES
 from maskdiff.drawing.random import new_keys
 from maskdiff.errors import CanvasError, ConfigError, DataError, nearest, quote
 from maskdiff.languages import HasValue
-from maskdiff.repair import Channel, Damage, named_damage
+from maskdiff.repair import Channel, Damage, Truncation, named_damage
 from maskdiff.sampling import Draw, Everything, Sampler, Unmask, constrained
 from maskdiff.tasks.candidates import (
     CandidatePool,
@@ -45,6 +45,7 @@ if TYPE_CHECKING:
 
 NOISE = "noise"  # the damage of the training noise
 SIGMAS = (0.05, 0.1, 0.2, 0.3, 0.5)  # its levels, which are summed over if none is given
+DRAFT_SIGMA = 0.2  # of the noise that a draft is rewritten under, if none is given
 REPAIR_METHODS = ("channel", "draft", "least_edits")
 # Every symbol is written again, the likeliest one.
 REWRITE = Unmask(
@@ -61,7 +62,7 @@ def repair(
     method: str = "channel",
     broken: bool = False,
     edits: tuple[int, int] | None = None,
-    damage: str | Damage = "edits",
+    damage: str | Damage | Truncation = "edits",
     sigma: float | None = None,
     beam: int = 16,
     slack: int = 2,
@@ -80,49 +81,74 @@ def repair(
     """Return the likeliest original of each damaged text, with the edits that lead there.
 
     Blanks, and symbols that the language lacks (`foreign` of the result), count as unreadable. If
-    the language has a validity check, the likeliest valid one of the first `candidates` is taken. A
-    text that cannot be repaired has a result with `error`.
+    the language has a validity check, the likeliest valid one of the first `candidates` is taken.
+    A text that cannot be repaired has a result with `error`.
 
     Args:
-        method: `channel`: the most probable explanation (see `maskdiff.repair`). `draft`: the
-            bidirectional mode fills blanks and rewrites all symbols `steps` times, the length
-            stays. `least_edits`: the nearest string of the grammar, without any model.
+        method: `channel`: the most probable original (see `maskdiff.repair`). `draft`: blanks are
+            filled and all symbols rewritten `steps` times. `least_edits`: without any model.
         broken: The texts are certainly damaged: unchanged is no answer.
         edits: Least and greatest number of edits; a transposition is one, a filled blank none.
-        damage: What damages texts: `edits` (a few insertions, deletions, replacements and
-            transpositions), `keyboard` (slips of the fingers), `ocr` (symbols that look alike),
-            `swap` (transpositions), `noise` (that of the training), or a `Damage`.
-        sigma: Share of symbols damaged by the training noise, above 0 and at most 1 (`damage` is
-            then `noise`); without it several levels are summed over.
+        damage: One of `DAMAGES`, `noise` (that of the training), or what `fit_damage` returns.
+        sigma: Share of symbols damaged by the training noise, in (0, 1]; implies `noise`.
         slack: Maximal change of the length by `channel`.
-        grammar: Every result parses; a text that parses stays. Candidates come from the beam under
-            the grammar and from the strings of least edits; drafts are rewritten under it.
+        grammar: Every result parses; a text that parses stays, unless it is `broken`.
         holds: As `grammar`, true candidates first. A text that parses stays if none is true.
         max_edits: More insertions, deletions and replacements are an error; filled blanks are free.
         top: Number of `alternatives`; a text that stays is the only one.
         certain: Spans (first, last + 1) of symbols that are neither deleted nor replaced.
         seed, source: Random keys of drafts.
 
-    Raises ConfigError for settings that fit no text, TimedOut at the deadline.
+    Raises:
+        ConfigError: The settings fit no text.
+        TimedOut: The deadline has passed.
     """
-    # The constraints, and the texts that can be repaired.
-    keys, by_edits = new_keys(len(texts), source or seeded(seed)), method == "least_edits"
+    by_edits = method == "least_edits"
     constraints = RepairConstraints(
-        grammar=grammar or holds or by_edits, holds=holds, max_edits=max_edits, top=top,
-        look=candidates, by_edits=by_edits, same_length=slack == 0 and method == "channel",
-        edits=edits, broken=broken,
+        grammar or holds or by_edits, holds, max_edits, edits, broken, top, candidates, by_edits,
+        same_length=slack == 0 and method == "channel",
     )  # fmt: skip
-    _check(loaded.language, method, sigma, constraints)
-    check = _InputCheck(loaded.language, method, constraints, slack, tuple(certain))
+    search = _Search(method, damage, sigma, beam, slack, steps, batch_size, trace)
+    keys = new_keys(len(texts), source or seeded(seed))
+    return _repaired(loaded, texts, search, constraints, tuple(certain), keys)
+
+
+@dataclass(frozen=True)
+class _Search:
+    """How candidates are found; see `repair`."""
+
+    method: str
+    damage: str | Damage | Truncation
+    sigma: float | None
+    beam: int
+    slack: int
+    steps: int
+    batch_size: int
+    trace: bool
+
+
+def _repaired(
+    loaded: Loaded,
+    texts: Sequence[str | DataError],
+    search: _Search,
+    constraints: RepairConstraints,
+    certain: tuple[tuple[int, int], ...],
+    keys: Tensor,
+) -> list[Result]:
+    """The results of `repair`."""
+    _check(loaded.language, search, constraints)
+    scorer = _scorer(loaded, search, constraints)
+    # The texts that can be repaired.
+    check = _InputCheck(loaded.language, search, constraints, certain)
     foreign, good, results, damaged = _encoded(loaded, texts, certain, check)
     # Texts that need no repair; then drafts or searches for the others.
-    scorer = _scorer(loaded, damage, sigma, constraints)
-    results |= _unchanged(scorer, damaged, good) if constraints.grammar and not broken else {}
+    if constraints.grammar and not constraints.broken:
+        results |= _unchanged(scorer, damaged, good)
     items, made = {i: damaged[i] for i in good}, []
-    if items and method == "draft":
-        made = _drafts(loaded, items, sigma or 0.2, steps, keys, batch_size, trace, constraints)
+    if items and search.method == "draft":
+        made = _drafts(loaded, items, search, keys, constraints)
     elif items:
-        made = _searched(scorer, list(items.values()), beam, slack, trace)
+        made = _searched(scorer, list(items.values()), search)
     merged = zip(merge(texts, results, good, made), foreign, strict=True)
     return [replace(item, foreign=symbols) for item, symbols in merged]
 
@@ -141,18 +167,23 @@ def _encoded(
     return [foreign for _, foreign in read], good, results, damaged
 
 
-def _scorer(
-    loaded: Loaded, damage: str | Damage, sigma: float | None, constraints: RepairConstraints
-) -> CandidateScorer:
+def _scorer(loaded: Loaded, search: _Search, constraints: RepairConstraints) -> CandidateScorer:
     """The scorer of the channel of a damage, or of the training noise at one or several levels."""
-    vocabulary = loaded.language.vocabulary
+    vocabulary, damage = loaded.language.vocabulary, search.damage
     symbols = len(vocabulary.inner_ids)
-    if sigma is not None or damage == NOISE:
-        levels = SIGMAS if sigma is None else (sigma,)
+    if search.sigma is not None or damage == NOISE:
+        levels = SIGMAS if search.sigma is None else (search.sigma,)
         channel = Channel.of(loaded.config.noise, levels, symbols)
         weights = Damage().weights(symbols)
         return CandidateScorer(loaded, channel, constraints, weights, wide=True)
-    known = damage if isinstance(damage, Damage) else named_damage(damage, vocabulary)
+    known = named_damage(damage, vocabulary) if isinstance(damage, str) else damage
+    if isinstance(known, Truncation):
+        if loaded.ngram is None:
+            raise ConfigError(
+                "damage 'truncation' needs an n-gram, and the checkpoint has none; "
+                "fit one to the corpus: maskdiff fit FOLDER"
+            )
+        return CandidateScorer(loaded, known, constraints)
     channel = known.channel(vocabulary, broken=constraints.broken)
     return CandidateScorer(loaded, channel, constraints, known.weights(symbols))
 
@@ -174,15 +205,13 @@ def _unchanged(
     }
 
 
-def _searched(
-    scorer: CandidateScorer, items: Sequence[Damaged], beam: int, slack: int, trace: bool
-) -> list[Result]:
+def _searched(scorer: CandidateScorer, items: Sequence[Damaged], search: _Search) -> list[Result]:
     """The best candidate for each text, by probability or by edits."""
     language, constraints = scorer.loaded.language, scorer.constraints
     if constraints.by_edits:
         pools = nearest_candidates(scorer, items)
     else:
-        pools = channel_candidates(scorer, items, beam, slack, trace)
+        pools = channel_candidates(scorer, items, search.beam, search.slack, search.trace)
     return [best_result(pool, language, constraints) or no_repair(scorer, pool) for pool in pools]
 
 
@@ -204,10 +233,9 @@ def _read(
     return DataError(f"{error}, and {language.name} has no such symbol"), {}
 
 
-def _check(
-    language: Language, method: str, sigma: float | None, constraints: RepairConstraints
-) -> None:
+def _check(language: Language, search: _Search, constraints: RepairConstraints) -> None:
     """Raise ConfigError for settings that fit no string."""
+    method, sigma, edits = search.method, search.sigma, constraints.edits
     if method not in REPAIR_METHODS:
         raise ConfigError(
             f"method {quote(method)} is unknown; "
@@ -217,6 +245,8 @@ def _check(
         raise ConfigError(
             f"sigma is {sigma:g}; give the share of damaged symbols, above 0 and at most 1"
         )
+    if edits is not None and edits[0] > edits[1]:
+        raise ConfigError(f"edits are {edits[0]} to {edits[1]}; give the smaller number first")
     if constraints.holds and not isinstance(language, HasValue):
         raise ConfigError(
             f"strings of {language.name} state nothing that could hold; "
@@ -228,6 +258,8 @@ def _check(
         raise ConfigError(
             "a draft is rewritten as one string; holds and top need method channel or least_edits"
         )
+    if method == "draft" and (constraints.broken or edits is not None):
+        raise ConfigError("a draft may stay as it is; broken and edits need another method")
 
 
 def _valid(language: Language, text: str, true: bool) -> bool:
@@ -239,11 +271,8 @@ def _valid(language: Language, text: str, true: bool) -> bool:
 def _drafts(
     loaded: Loaded,
     damaged: dict[int, Damaged],
-    sigma: float,
-    steps: int,
+    search: _Search,
     keys: Tensor,
-    batch_size: int,
-    trace: bool,
     constraints: RepairConstraints,
 ) -> list[Result]:
     """The texts rewritten, except for certain symbols."""
@@ -252,9 +281,11 @@ def _drafts(
         [i in item.certain and token != vocabulary.mask for i, token in enumerate(item.tokens)]
         for item in items
     ]
-    canvas = canvas_of(loaded, {i: item.tokens for i, item in damaged.items()}, known, keys, sigma)
-    sampler = refiner(steps, loaded if constraints.grammar else None)
-    made = run_sampler(loaded, sampler, canvas, [None] * len(items), batch_size, trace)
+    rows, sigma = {i: item.tokens for i, item in damaged.items()}, search.sigma or DRAFT_SIGMA
+    canvas = canvas_of(loaded, rows, known, keys, sigma)
+    sampler = refiner(search.steps, loaded if constraints.grammar else None)
+    inputs = [None] * len(items)
+    made = run_sampler(loaded, sampler, canvas, inputs, search.batch_size, search.trace)
     return [
         _counted(item, result, vocabulary.blank, constraints)
         for item, result in zip(items, made, strict=True)
@@ -293,9 +324,8 @@ class _InputCheck:
     """Return the ids of a text that can be repaired; raises CanvasError for others."""
 
     language: Language
-    method: str
+    search: _Search
     constraints: RepairConstraints
-    slack: int
     certain: tuple[tuple[int, int], ...]
 
     def __call__(self, ids: list[int]) -> list[int]:
@@ -314,12 +344,13 @@ class _InputCheck:
             )
         # A text that stays, or candidates of any length: no limit of its own.
         under = self.constraints.grammar
-        if under and self.method != "draft":
+        draft = self.search.method == "draft"
+        if under and not draft:
             return ids
         text = language.vocabulary.decode(ids)
         if under and _valid(language, text, self.constraints.holds):
             return ids
-        slack = 0 if self.method == "draft" else self.slack
+        slack = 0 if draft else self.search.slack
         if slack == 0:
             language.check_length(size)
         if size > language.max_symbols + slack:

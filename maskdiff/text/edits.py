@@ -14,14 +14,15 @@ import numpy as np
 
 FILL = 2.0**-20  # cost of a fill in the table, so that of equally cheap scripts few fill
 
-Operation = Literal["insert", "delete", "replace", "fill"]
+Operation = Literal["insert", "delete", "replace", "swap", "fill"]
 
 
 @dataclass(frozen=True)
 class Edit:
     """One edit: `new` takes the place of `old`, a symbol of the given text; either may be "".
 
-    `fill` gives a blank its symbol and costs 0; every other operation costs 1.
+    `fill` gives a blank its symbol and costs 0; every other operation costs 1. A `swap` exchanges
+    two symbols, which `old` and `new` have in both orders.
     """
 
     operation: Operation
@@ -60,14 +61,19 @@ def edit_text(script: Sequence[Edit]) -> str:
 
 
 def edit_script(
-    given: str, text: str, blank: str = "?", certain: Collection[int] = ()
+    given: str,
+    text: str,
+    blank: str = "?",
+    certain: Collection[int] = (),
+    transpositions: bool = False,
 ) -> tuple[Edit, ...] | None:
     """Return a cheapest script that makes `text` of `given`, by position, always the same one.
 
     Every character is a symbol, and any symbol may fill a `blank`. Symbols of `given` at positions
-    `certain` are neither deleted nor replaced (blanks are filled); None if no script keeps them.
+    `certain` are neither deleted, replaced nor swapped (blanks are filled); None if no script keeps
+    them. With `transpositions` a script may have swaps, see `edit_distance`.
     """
-    table = _costs(given, text, blank, certain)
+    table = _costs(given, text, blank, certain, transpositions)
     i, j = len(given), len(text)
     if not np.isfinite(table[i, j]):
         return None
@@ -85,6 +91,15 @@ def edit_script(
                 script.append(
                     Edit("fill" if given[i] == blank else "replace", i, given[i], text[j])
                 )
+        elif (
+            transpositions
+            and min(i, j) > 1
+            and {i - 2, i - 1}.isdisjoint(certain)
+            and given[i - 2 : i] == text[j - 1] + text[j - 2]
+            and here == table[i - 2, j - 2] + 1
+        ):
+            i, j = i - 2, j - 2
+            script.append(Edit("swap", i, given[i : i + 2], text[j : j + 2]))
         elif i and here == table[i - 1, j] + 1 and i - 1 not in certain:
             i -= 1
             script.append(Edit("delete", i, old=given[i]))
@@ -117,7 +132,8 @@ def _costs(
         change = np.where(codes == ord(symbol), 0.0, price)
         change = np.full(len(text), FILL) if symbol == blank else change
         row[1:] = np.minimum(row[1:], table[i, :-1] + change)
-        if transpositions and i and given[i - 1] != symbol:
+        fixed = not {i - 1, i}.isdisjoint(certain)
+        if transpositions and i and given[i - 1] != symbol and not fixed:
             crossed = (codes[:-1] == ord(symbol)) & (codes[1:] == ord(given[i - 1]))
             swapped = np.where(crossed, table[i - 1, :-2] + 1.0, np.inf)
             row[2:] = np.minimum(row[2:], swapped)

@@ -26,6 +26,7 @@ from maskdiff.training.token_grid import token_grid
 LIVE_SEED = 7
 SHOWN = 8  # texts per sampler
 STEPS = 12  # evaluations of the parallel sampler
+LONG = 128  # symbols; longer strings are not drawn token by token, an evaluation of all for each
 
 
 def parallel_sampler(config: Config) -> SamplerConfig:
@@ -34,13 +35,12 @@ def parallel_sampler(config: Config) -> SamplerConfig:
     return SamplerConfig(sampler=name, steps=STEPS)
 
 
-def live_samplers(config: Config) -> dict[str, SamplerConfig]:
+def live_samplers(config: Config, longest: int) -> dict[str, SamplerConfig]:
     """Samplers by name: causal, bidirectional token by token, and in `STEPS` evaluations."""
     few = parallel_sampler(config)
-    both = {
-        "left_to_right": SamplerConfig(sampler="left_to_right", steps=0),
-        f"{few.sampler}_{STEPS}": few,
-    }
+    both = {f"{few.sampler}_{STEPS}": few}
+    if longest <= LONG:
+        both = {"left_to_right": SamplerConfig(sampler="left_to_right", steps=0), **both}
     if has_causal_mode(config) and config.model.causal_length:
         return {"autoregressive": SamplerConfig(sampler="autoregressive"), **both}
     return both
@@ -92,7 +92,7 @@ def live_samples(
     drawn: dict[str, list[str]] = {}
     if has_causal_mode(config) and not config.model.causal_length:
         drawn["autoregressive"] = unconditional_texts(denoiser, count)
-    for name, settings in live_samplers(config).items():
+    for name, settings in live_samplers(config, max(lengths)).items():
         canvas = Canvas.blank(lengths, vocabulary, torch.Generator().manual_seed(LIVE_SEED))
         tokens = make_sampler(settings)(denoiser, canvas).tokens
         drawn[name] = [vocabulary.decode(row, "drop") for row in tokens.tolist()]

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from maskdiff.config import Config
 from maskdiff.config_io import SECTIONS, load_config, options
-from maskdiff.languages import LANGUAGES, split_of
+from maskdiff.languages import LANGUAGES, fitted_length, split_of
 from maskdiff.languages.corpus_file import numbered_lines
 
 MINUTES = 10.0  # of a run on a folder, if neither `minutes` nor `max_iters` is given
@@ -20,26 +20,27 @@ FEW, MANY = 1000, 10_000  # lines to train on below which they are few, and from
 # The mixture of objectives by use; masking takes what the shares leave. The criterion chooses
 # best.pt and ends a run that gets worse.
 PURPOSES: dict[str, dict[str, Any]] = {
-    "repair": {"causal_share": 0.85, "criterion": "next_token"},
-    "complete": {"causal_share": 0.85, "criterion": "next_token"},
-    "generate": {"causal_share": 0.5, "criterion": "next_token"},
-    "edit": {"causal_share": 0.4, "criterion": "elbo"},
+    "repair": {"causal_share": 0.85, "length_tilt": 0.0, "criterion": "next_token"},
+    "complete": {"causal_share": 0.85, "length_tilt": 0.0, "criterion": "next_token"},
+    "generate": {"causal_share": 0.85, "length_tilt": 0.2, "criterion": "next_token"},
+    "edit": {"causal_share": 0.4, "length_tilt": 0.0, "criterion": "elbo"},
 }
 # Options that depend on nothing.
 ALWAYS: dict[str, Any] = {
-    "repair_share": 0.0, "skeleton_share": 0.0, "length_tilt": 0.2, "num_samples": 0, "lr": 3e-3,
-    "muon_lr": 0.02, "ema": 0.999, "warmup_iters": 100, "decay_share": 0.6, "eval_interval": 0,
-    "eval_samples": 512, "live_samples": 16, "patience": 5,
+    "repair_share": 0.0, "skeleton_share": 0.0, "num_samples": 0, "lr": 3e-3, "muon_lr": 0.02,
+    "ema": 0.998, "warmup_iters": 50, "decay_share": 0.7, "sigma_min": 0.0, "sigma_max": 1.0,
+    "eval_interval": 0, "eval_samples": 512, "live_samples": 16, "patience": 5, "k_iter": 1,
 }  # fmt: skip
 # Options by the number of distinct lines to train on: the last row whose number is reached.
 SIZES: tuple[tuple[int, dict[str, Any]], ...] = (
-    (0, {"n_embd": 96, "n_layer": 2, "k_iter": 2, "dropout": 0.2, "weight_decay": 0.1}),
-    (FEW, {"n_embd": 128, "n_layer": 2, "k_iter": 2, "dropout": 0.1, "weight_decay": 0.05}),
-    (MANY, {"n_embd": 192, "n_layer": 2, "k_iter": 2, "dropout": 0.05, "weight_decay": 0.01}),
-    (100_000, {"n_embd": 256, "n_layer": 3, "k_iter": 2, "dropout": 0.0, "weight_decay": 0.01}),
+    (0, {"n_embd": 96, "n_layer": 3, "dropout": 0.2, "weight_decay": 0.1}),
+    (FEW, {"n_embd": 128, "n_layer": 4, "dropout": 0.1, "weight_decay": 0.05}),
+    (8_000, {"n_embd": 128, "n_layer": 4, "dropout": 0.05, "weight_decay": 0.05}),
+    (50_000, {"n_embd": 192, "n_layer": 4, "dropout": 0.0, "weight_decay": 0.01}),
 )
 # The largest `n_embd` by the minutes of the run: the last row whose number is reached.
-LARGEST: tuple[tuple[float, int], ...] = ((0.0, 96), (4.0, 128), (8.0, 192), (20.0, 256))
+LARGEST: tuple[tuple[float, int], ...] = ((0.0, 64), (1.5, 96), (4.0, 128), (20.0, 192))
+COMPILED = 5.0  # minutes from which compiling the step is worth its time
 # What to expect, by the number of distinct lines to train on.
 VERDICTS = (
     (0, "few: expect a model that knows the frequent patterns and guesses the rest"),
@@ -107,6 +108,7 @@ def chosen_options(corpus: CorpusFacts, purpose: str, minutes: float) -> dict[st
         **PURPOSES[purpose],
         **size,
         "n_embd": min(size["n_embd"], largest),
+        "compile": minutes >= COMPILED,
         "batch_size": batch,
     }
 
@@ -131,6 +133,8 @@ def with_recipe(
     """
     if config.language.language in LANGUAGES:
         return config, []
+    if "max_len" not in given and not fixed_model:
+        config = replace(config, language=fitted_length(config.language))
     lines = [line for _, line in numbered_lines(config.language)]
     longest = config.language.max_len
     corpus = corpus_facts([line for line in lines if len(line) <= longest - 2])

@@ -18,6 +18,7 @@ UNUSED = (
     "maskdiff.stepwise.solver", "maskdiff.training",
 )  # fmt: skip
 COMMANDS = {
+    "benchmark.py": "maskdiff.cli.benchmark",
     "inference.py": "maskdiff.cli.inference",
     "train_universal.py": "maskdiff.cli.train",
     "maskdiff": "maskdiff.cli.maskdiff",

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from maskdiff import metrics
-from maskdiff.cli import benchmark
+from maskdiff.cli import benchmark, measuring
 from maskdiff.config import SamplerConfig
 from maskdiff.errors import DataError
 from maskdiff.evaluation import plots, report, suites
@@ -87,7 +87,7 @@ def test_one_bad_output_does_not_prevent_the_others(
     bad, good = tmp_path / "o.json", tmp_path / "o.md"
     bad.mkdir()
     monkeypatch.setattr(
-        benchmark, "check_outputs", lambda _: None
+        measuring, "check_outputs", lambda _: None
     )  # as if it had gone bad while measuring
     assert run_benchmark(*QUICK, "--checkpoint", tiny, "--json", bad, "--markdown", good) == 2
     shown = capsys.readouterr()
@@ -144,13 +144,13 @@ def test_the_same_file_is_measured_once(
 ) -> None:
     (tmp_path / "link.pt").symlink_to(tiny)
     same = [str(tiny), f"{tiny.parent}/./best.pt", str(tmp_path / "link.pt")]
-    assert [(s.name, s.loaded.path) for s in benchmark.load_subjects(same, "cpu")] == [
+    assert [(s.name, s.loaded.path) for s in measuring.load_subjects(same, "cpu")] == [
         ("", str(tiny))
     ]
-    assert len(benchmark.load_subjects([*same, str(coupled_checkpoint)], "cpu")) == 2
+    assert len(measuring.load_subjects([*same, str(coupled_checkpoint)], "cpu")) == 2
     (tmp_path / "link.bin").write_bytes(tiny.read_bytes())
     names = ["link.pt", "link.bin"]
-    subjects = benchmark.load_subjects([str(tmp_path / name) for name in names], "cpu")
+    subjects = measuring.load_subjects([str(tmp_path / name) for name in names], "cpu")
     assert [s.name for s in subjects] == names
 
 
@@ -204,8 +204,8 @@ def test_a_model_without_an_input_is_left_out(
 def test_default_samplers_include_coupling_for_coupled_models_only(
     tiny: Path, coupled_checkpoint: Path
 ) -> None:
-    plan = benchmark.make_plan(benchmark.build_parser().parse_args([]))
-    plain, coupled = benchmark.load_subjects([str(tiny), str(coupled_checkpoint)], "cpu")
+    plan = measuring.make_plan(benchmark.build_parser().parse_args([]))
+    plain, coupled = measuring.load_subjects([str(tiny), str(coupled_checkpoint)], "cpu")
     assert suites.check_subjects([plain], plan) == []
     left_out = set(plan.samplers) - set(suites.own_plan(plain, plan).samplers)
     assert left_out == {
@@ -257,7 +257,7 @@ def test_presets_verified_by_the_causal_mode_are_marked() -> None:
 
 def test_header_counts_all_training_of_a_model(tmp_path: Path) -> None:
     path = save_tiny(tmp_path / "x.pt", {"tokens": 2000, "step": 10, "parent_tokens": 30000})
-    facts = suites.checkpoint_facts(benchmark.load_subjects([str(path)], "cpu")[0])
+    facts = suites.checkpoint_facts(measuring.load_subjects([str(path)], "cpu")[0])
     assert (
         "trained on 2,000 tokens in 10 steps, started from weights trained on 30,000 tokens"
         in suites.checkpoint_line(facts)

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from maskdiff import metrics
-from maskdiff.cli import benchmark
+from maskdiff.cli import benchmark, measuring
 from maskdiff.errors import DataError
-from maskdiff.evaluation import plots, report, samplers, suites
+from maskdiff.evaluation import names, plots, report, samplers, suites
 from maskdiff.evaluation.rows import Row, RowGroup, make_row
 from maskdiff.metrics import Estimate, Unit
 from tests.helpers.evaluation import run_benchmark, save_tiny
@@ -299,8 +299,8 @@ def test_every_planned_measurement_is_shown(tiny: Path) -> None:
         "--repair_method",
         "draft",
     ]
-    plan = benchmark.make_plan(benchmark.build_parser().parse_args(flags))
-    subjects = benchmark.load_subjects([tiny], "cpu")
+    plan = measuring.make_plan(benchmark.build_parser().parse_args(flags))
+    subjects = measuring.load_subjects([tiny], "cpu")
     shown: list[str] = []
 
     @contextmanager
@@ -308,18 +308,18 @@ def test_every_planned_measurement_is_shown(tiny: Path) -> None:
         yield
         shown.append(name)
 
-    parts = list(suites.iter_suites(subjects, plan, suites.DEFAULT_SUITES, measurement))
-    assert len(parts) == len(subjects) * len(suites.DEFAULT_SUITES)
-    assert len(shown) == suites.count_measurements(subjects, plan, suites.DEFAULT_SUITES)
+    parts = list(suites.iter_suites(subjects, plan, names.DEFAULT_SUITES, measurement))
+    assert len(parts) == len(subjects) * len(names.DEFAULT_SUITES)
+    assert len(shown) == suites.count_measurements(subjects, plan, names.DEFAULT_SUITES)
     assert shown[:2] == ["generation, random", "generation, autoregressive"]
-    assert set(suites.DEFAULT_SUITES) == {name.split(",")[0] for name in shown}
+    assert set(names.DEFAULT_SUITES) == {name.split(",")[0] for name in shown}
 
 
 def test_progress_bar_needs_a_terminal(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def show() -> str:
-        with benchmark.progress_bar(2) as progress, progress("first"):
+        with measuring.progress_bar(2) as progress, progress("first"):
             pass
         return capsys.readouterr().err
 
@@ -363,7 +363,7 @@ def test_bad_flags_give_one_line(
 
 
 def test_default_samplers_without_flags(tiny: Path) -> None:
-    plan = benchmark.make_plan(benchmark.build_parser().parse_args([]))
+    plan = measuring.make_plan(benchmark.build_parser().parse_args([]))
     assert ("mixed", 0.5) in plan.damages()
     assert [d for d in plan.damages() if d[0] == "swap"] == [("swap", 0.2)]
     assert plan.samplers == samplers.USUAL

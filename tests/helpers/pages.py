@@ -13,10 +13,11 @@ from pathlib import Path
 
 import pytest
 
-from maskdiff.cli import benchmark, inference, train
+from maskdiff.cli import benchmark, inference, maskdiff, train
 from maskdiff.cli.arguments import run_cli
 
 PROGRAMS = {
+    "-m maskdiff": maskdiff.main,
     "train_universal.py": train.main,
     "inference.py": inference.main,
     "benchmark.py": benchmark.main,
@@ -64,7 +65,12 @@ def _run(block: str) -> str:
         return done.stdout
     with contextlib.redirect_stdout(io.StringIO()) as out:
         for line in block.replace("\\\n", " ").splitlines():
-            python, program, *argv = shlex.split(line)
+            words = shlex.split(line)
+            words[1:3] = [" ".join(words[1:3])] if words[1] == "-m" else words[1:3]
+            python, program, *argv = words
             assert python == "python"
-            assert run_cli(PROGRAMS[program], argv) == 0, line
+            if program in PROGRAMS:
+                assert run_cli(PROGRAMS[program], argv) == 0, line
+            else:  # a script of examples/
+                print(subprocess.check_output([sys.executable, program, *argv], text=True), end="")
     return out.getvalue()

@@ -8,3 +8,4 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 CHECKPOINTS = REPOSITORY / "checkpoints"
 CONFIGS = REPOSITORY / "configs"
 DOCS = REPOSITORY / "docs"
+EXAMPLES = REPOSITORY / "examples"

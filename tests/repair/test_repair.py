@@ -23,6 +23,7 @@ from maskdiff.repair import (
     rest_costs,
 )
 from maskdiff.sampling import GrammarConstraint
+from tests.helpers.channels import channel_probability
 from tests.helpers.grammars import accepts
 
 VOCABULARY = Vocabulary.of("ab(", digit=False)
@@ -60,40 +61,6 @@ class Bigram:
         )
 
 
-def channel_probability(
-    x: tuple[int, ...], y: tuple[int, ...], channel: Channel, certain: frozenset[int] = frozenset()
-) -> float:
-    """Return P(y   x) by recursion over all events; no event changes a certain y_j."""
-
-    def become(k: int, clean: int, j: int) -> float:
-        if y[j] == MASK:
-            return float(channel.mask[k])
-        if clean != y[j] and j in certain:
-            return 0.0
-        return float(channel.replace[k]) + (float(channel.keep[k]) if clean == y[j] else 0.0)
-
-    def rest(k: int, i: int, j: int) -> float:
-        """Return the probability of y[j:] given x[i:], with the gap before x[i] open."""
-        total = (
-            float(channel.spurious[k]) * rest(k, i, j + 1)
-            if j < len(y) and j not in certain
-            else 0.0
-        )
-        return total + emit(k, i, j)
-
-    def emit(k: int, i: int, j: int) -> float:
-        if i == len(x):
-            return 1.0 if j == len(y) else 0.0
-        total = float(channel.delete[k]) * rest(k, i + 1, j)
-        if j < len(y):
-            total += become(k, x[i], j) * rest(k, i + 1, j + 1)
-        if i + 1 < len(x) and j + 1 < len(y) and y[j + 1] == x[i] and not {j, j + 1} <= certain:
-            total += float(channel.swap[k]) * become(k, x[i + 1], j) * rest(k, i + 2, j + 2)
-        return total
-
-    return sum(float(w) * rest(k, 0, 0) for k, w in enumerate(channel.weight))
-
-
 def log_length(n: int) -> float:
     return math.log(n / 15.0)
 
@@ -105,7 +72,9 @@ def test_wide_beam_finds_the_best_of_all_strings(text: str, sigmas: tuple[float,
     channel = Channel.of(NoiseConfig(), sigmas, len(INNER))
     lengths = [n for n in (1, 2, 3, 4) if abs(n - len(y)) <= 1]
     scores = {
-        x: denoiser.log_prior(x) + log_length(n) + math.log(channel_probability(x, y, channel))
+        x: denoiser.log_prior(x)
+        + log_length(n)
+        + math.log(channel_probability(x, y, channel, VOCABULARY))
         for n in lengths
         for x in itertools.product(INNER, repeat=n)
     }
@@ -121,7 +90,7 @@ def test_channel_probabilities_are_summed_over_alignments() -> None:
     y = VOCABULARY.encode("aab", blanks=True)
     ((found,),) = repair_channel(Bigram(peak=0.0), [y], [[3]], log_length, channel, beam=300)
     assert math.exp(found.log_channel) == pytest.approx(
-        channel_probability(tuple(found.tokens), tuple(y), channel), rel=1e-6
+        channel_probability(tuple(found.tokens), tuple(y), channel, VOCABULARY), rel=1e-6
     )
 
 
@@ -184,7 +153,9 @@ def test_under_a_grammar_the_best_string_of_the_grammar_is_found() -> None:
         best = max(
             strings,
             key=lambda x: (
-                denoiser.log_prior(x) - 0.3 * len(x) + math.log(channel_probability(x, y, channel))
+                denoiser.log_prior(x)
+                - 0.3 * len(x)
+                + math.log(channel_probability(x, y, channel, VOCABULARY))
             ),
         )
         assert tuple(found.tokens) == best
@@ -217,7 +188,9 @@ def test_a_wide_beam_lists_the_best_of_all_strings_in_order() -> None:
     denoiser, y = Bigram(), tuple(VOCABULARY.encode("ab(", blanks=True))
     channel, lengths = Channel.of(NoiseConfig(), (0.3,), len(INNER)), (2, 3, 4)
     scores = {
-        x: denoiser.log_prior(x) + log_length(n) + math.log(channel_probability(x, y, channel))
+        x: denoiser.log_prior(x)
+        + log_length(n)
+        + math.log(channel_probability(x, y, channel, VOCABULARY))
         for n in lengths
         for x in itertools.product(INNER, repeat=n)
     }
@@ -241,7 +214,9 @@ def test_channel_log_probs_equal_brute_force_and_the_beam() -> None:
         texts = [tuple(rng.choice(INNER) for _ in range(rng.randint(0, 6))) for _ in range(12)]
         found = channel_log_probs(channel, y, texts, VOCABULARY, certain).exp().tolist()
         assert found == pytest.approx(
-            [channel_probability(x, y, channel, certain) for x in texts], rel=1e-9, abs=1e-15
+            [channel_probability(x, y, channel, VOCABULARY, certain) for x in texts],
+            rel=1e-9,
+            abs=1e-15,
         )
         barred += found.count(0.0)
         (explained,) = repair_channel(
@@ -268,7 +243,7 @@ def test_certain_symbols_condition_the_search_exactly() -> None:
         y = tuple(rng.choice((*INNER, MASK)) for _ in range(rng.randint(2, 4)))
         certain = frozenset(rng.sample(range(len(y)), rng.randint(1, 2)))
         strings = [x for n in lengths for x in itertools.product(INNER, repeat=n)]
-        channels = {x: channel_probability(x, y, channel, certain) for x in strings}
+        channels = {x: channel_probability(x, y, channel, VOCABULARY, certain) for x in strings}
         best = max(
             (x for x in strings if channels[x]),
             key=lambda x: denoiser.log_prior(x) + math.log(channels[x]),
@@ -278,3 +253,21 @@ def test_certain_symbols_condition_the_search_exactly() -> None:
         assert tuple(found.tokens) == best
         changed += found.tokens != free.tokens
     assert changed > 5
+
+
+@pytest.mark.parametrize("rates", [(0.002, 0.02), (0.3,)])
+def test_columns_that_are_left_out_do_not_change_log_probabilities(
+    rates: tuple[float, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Strings near y, one much shorter, and one whose symbols are shifted from half of y on."""
+    rng = random.Random(1)
+    y = [rng.choice(INNER) for _ in range(120)]
+    texts = [y, y[:40] + y[41:90] + [INNER[0]] + y[90:], y[:60] + y[80:], y[:60] + y[70:] + y[:9]]
+    channel = Channel.of_rates(
+        rates, insert=0.3, delete=0.3, replace=0.3, swap=0.1, symbols=len(INNER)
+    ).or_untouched(0.1)
+    found = channel_log_probs(channel, y, texts, VOCABULARY)
+    monkeypatch.setattr("maskdiff.repair.channel.NEGLIGIBLE", 1e-300)
+    whole = channel_log_probs(channel, y, texts, VOCABULARY)
+    assert torch.isfinite(whole).all()
+    torch.testing.assert_close(found, whole, rtol=1e-10, atol=1e-10)

@@ -7,7 +7,7 @@ import random
 import pytest
 
 from maskdiff import metrics
-from maskdiff.text.edits import Edit, edit_cost, edit_script, edit_text
+from maskdiff.text.edits import Edit, edit_cost, edit_distance, edit_script, edit_text
 from tests.helpers.edits import apply_edits
 
 
@@ -25,6 +25,29 @@ def test_scripts_apply_and_cost_the_edit_distance() -> None:
         assert edit_cost(script) == len(script) == metrics.edit_distance(given, text)
         assert [edit.position for edit in script] == sorted(edit.position for edit in script)
         assert script == edit_script(given, text)
+
+
+def test_scripts_with_swaps_apply_and_cost_the_distance() -> None:
+    """A swap is written as two replacements where it is applied."""
+    rng, swaps = random.Random(5), 0
+    for _ in range(500):
+        given, text = word(rng, "abc"), word(rng, "abc")
+        script = edit_script(given, text, transpositions=True)
+        assert script is not None
+        assert edit_cost(script) == edit_distance(given, text)
+        single = []
+        for edit in script:
+            both = (
+                enumerate(zip(edit.old, edit.new, strict=True)) if edit.operation == "swap" else ()
+            )
+            single += [Edit("replace", edit.position + i, old, new) for i, (old, new) in both]
+            single += [] if edit.operation == "swap" else [edit]
+        assert apply_edits(given, single) == text
+        swaps += len(single) - len(script)
+    assert swaps > 25
+    kept = edit_script("ab", "ba", certain=[0], transpositions=True)
+    assert kept is not None
+    assert {edit.operation for edit in kept} <= {"insert", "delete", "replace"}
 
 
 def test_filling_blanks_costs_nothing() -> None:

@@ -84,14 +84,15 @@ def test_a_folder_that_cannot_be_created_is_reported(
 
 
 def test_samplers_are_named_by_their_settings() -> None:
-    plain = live_samplers(Config())
+    plain = live_samplers(Config(), 128)
     assert {name: s.sampler for name, s in plain.items()} == {
         "autoregressive": "autoregressive", "left_to_right": "left_to_right",
         "spaced_bound_12": "spaced_bound",
     }  # fmt: skip
     assert plain["spaced_bound_12"].steps == 12
-    coupled = live_samplers(config_from_dict({"use_coupling": True}))
+    coupled = live_samplers(config_from_dict({"use_coupling": True}), 128)
     assert coupled["coupled_12"].sampler == "coupled"
+    assert list(live_samplers(Config(), 129)) == ["autoregressive", "spaced_bound_12"]
 
 
 def test_every_symbol_has_a_unique_letter() -> None:

@@ -124,7 +124,7 @@ def test_more_lines_give_a_larger_model_and_less_dropout() -> None:
         for count, _ in SIZES
     ]
     widths, dropouts = ([size[name] for size in sizes] for name in ("n_embd", "dropout"))
-    assert widths == sorted(set(widths))
+    assert widths == sorted(widths) and widths[-1] > widths[0]
     assert dropouts == sorted(dropouts, reverse=True)
     short = chosen_options(facts, "repair", 1.0)
     assert short["n_embd"] <= sizes[0]["n_embd"]

@@ -70,13 +70,14 @@ def test_steps_and_validations_fill_the_time() -> None:
     train = TrainConfig(minutes=110 / 60, max_iters=0, eval_interval=0, save_interval=10**9)
     steps, interval = plan.plan(train, 5, (9.0, 9.0, 10.0))
     validations = -(-steps // interval)
-    spent = 10 + (steps - 5) * 0.1 + validations * 1.0 + time_limit.CLOSING + 1.0
+    closing = time_limit.CLOSING + time_limit.closing_seconds(110 / 60)
+    spent = 10 + (steps - 5) * 0.1 + validations * 1.0 + closing + 1.0
     assert 108 < spent <= 110.2
     assert time_limit.EVALUATIONS[0] <= validations <= time_limit.EVALUATIONS[1]
     fixed = TrainConfig(minutes=110 / 60, max_iters=0, eval_interval=20, save_interval=10**9)
     steps, interval = plan.plan(fixed, 5, (9.0, 9.0, 10.0))
     assert interval == 20
-    assert 108 < 10 + (steps - 5) * (0.1 + 1.0 / 20) + time_limit.CLOSING + 1.0 <= 110
+    assert 108 < 10 + (steps - 5) * (0.1 + 1.0 / 20) + closing + 1.0 <= 110
     least = TrainConfig(minutes=110 / 60, max_iters=50, eval_interval=20)
     assert plan.plan(least, 5, (9.0, 9.0, 10.0))[0] == 50
 

@@ -152,18 +152,13 @@ def read_config(payload: Mapping[str, Any], shown: str = "") -> Config:
 
 def payload_summary(payload: Mapping[str, Any]) -> dict[str, Any]:
     """Return everything but the tensors, and the number of parameters."""
-    keep = (
-        "format",
-        "version",
-        "config",
-        "vocabulary",
-        "language",
-        "metrics",
-        "provenance",
-        "prior",
-    )
+    keep = ("format", "version", "config", "vocabulary", "language", "metrics", "provenance")
+    kept = {key: payload[key] for key in (*keep, "prior") if key in payload}
     count = sum(tensor.numel() for tensor in payload["weights"].values())
-    return {**{key: payload[key] for key in keep if key in payload}, "parameters": count}
+    return {
+        **{key: payload[key] for key in (*keep, "prior") if key in payload},
+        "parameters": count,
+    }
 
 
 def is_fit(payload: Mapping[str, Any]) -> bool:

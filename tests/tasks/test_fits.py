@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -22,7 +23,10 @@ from maskdiff.models.denoiser import ModelDenoiser
 from maskdiff.models.grammar_model import FittedGrammar
 from maskdiff.models.ngram_denoiser import NGramDenoiser
 from maskdiff.models.prior import Prior
+from maskdiff.repair import Damage
 from maskdiff.sampling.presets import PRESETS
+from maskdiff.tasks import calibrating
+from maskdiff.tasks.candidates import CandidatePool, CandidateScorer, Damaged, RepairConstraints
 from tests.helpers.corpora import GRAMMAR
 from tests.helpers.fits import fitted, fitted_payload
 from tests.helpers.tiny import tiny_loaded, tiny_payload
@@ -149,23 +153,44 @@ def test_a_fitted_grammar_survives_a_file_and_a_folder(tmp_path: Path) -> None:
         assert found[1] == -math.inf
 
 
-def test_the_weight_of_the_grammar_prefers_what_it_derives() -> None:
-    """A string that it does not derive stays possible, and what it derives gains."""
-    fit = with_grammar()
-    share = []
+def test_the_weight_of_the_grammar_is_that_of_its_log_probability() -> None:
+    """A string that it does not derive stays possible; without a weight it does not matter."""
+    fit, damage = with_grammar(), Damage()
+    vocabulary = fit.language.vocabulary
+    strings = [tuple(tokens) for tokens in vocabulary.encode_many(["a=17;b=4", "a17;b=4", "b=="])]
+    item = Damaged(vocabulary.encode("a17;b=4"), "a17;b=4")
+    pools = []
     for weight in (0.0, 2.0):
-        loaded = replace(fit, fitted_prior=Prior(0.0, 0.5, weight))
-        (result,) = tasks.repair(loaded, ["a17;b=4"], top=30)
-        assert result.probability is not None
-        found = {a.text: a for a in result.alternatives}
-        assert all(a.score is not None for a in found.values())
-        assert any(not fit_line(text) for text in found)
-        share.append(sum(a.share for text, a in found.items() if fit_line(text)))
-    assert share[1] > share[0]
+        scorer = CandidateScorer(
+            replace(fit, fitted_prior=Prior(0.0, 0.5, weight)),
+            damage.channel(vocabulary),
+            RepairConstraints(),
+            damage.weights(len(vocabulary.inner_ids)),
+        )
+        pool = CandidatePool(item)
+        scorer.add_proposed([pool], [strings])
+        pools.append(pool.candidates)
+    assert fit.grammar_model is not None
+    by_grammar = fit.grammar_model.smoothed_log_probs(strings)
+    for text, log_p in zip(map(vocabulary.decode, strings), by_grammar, strict=True):
+        without, weighted = (candidates[text] for candidates in pools)
+        assert (without.log_grammar, weighted.log_grammar) == (0.0, log_p)
+        assert weighted.total == pytest.approx(without.total + 2.0 * log_p)
+        assert math.isfinite(weighted.total)
 
 
-def fit_line(text: str) -> bool:
-    return re.fullmatch(r"[abc]=\d+(;[abc]=\d+)*", text) is not None
+def test_the_fitted_weight_of_the_grammar_is_0_unless_it_helps(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The original is the first of two candidates that the n-gram finds equally likely."""
+    fit = with_grammar()
+    for gain, wanted in ((5.0, 1.0), (-5.0, 0.0)):
+        features = np.array([[0.0, -9.0, gain], [0.0, -9.0, 0.0]])
+        pools = [(features, np.zeros(2), 0)] * 50
+        monkeypatch.setattr(calibrating, "_pools", lambda *given, made=pools: iter(made))
+        assert calibrating.fit_prior(fit, ["a=1"]).grammar == wanted
+        alone = calibrating.fit_prior(replace(fit, grammar_model=None), ["a=1"])
+        assert (alone.neural, alone.grammar) == (0.0, 0.0)
 
 
 @pytest.mark.parametrize(

@@ -155,10 +155,7 @@ def payload_summary(payload: Mapping[str, Any]) -> dict[str, Any]:
     keep = ("format", "version", "config", "vocabulary", "language", "metrics", "provenance")
     kept = {key: payload[key] for key in (*keep, "prior") if key in payload}
     count = sum(tensor.numel() for tensor in payload["weights"].values())
-    return {
-        **{key: payload[key] for key in (*keep, "prior") if key in payload},
-        "parameters": count,
-    }
+    return {**kept, "parameters": count}
 
 
 def is_fit(payload: Mapping[str, Any]) -> bool:

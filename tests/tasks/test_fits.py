@@ -184,11 +184,12 @@ def test_the_fitted_weight_of_the_grammar_is_0_unless_it_helps(
 ) -> None:
     """The original is the first of two candidates that the n-gram finds equally likely."""
     fit = with_grammar()
-    for gain, wanted in ((5.0, 1.0), (-5.0, 0.0)):
+    for gain, helps in ((5.0, True), (-5.0, False)):
         features = np.array([[0.0, -9.0, gain], [0.0, -9.0, 0.0]])
         pools = [(features, np.zeros(2), 0)] * 50
         monkeypatch.setattr(calibrating, "_pools", lambda *given, made=pools: iter(made))
-        assert calibrating.fit_prior(fit, ["a=1"]).grammar == wanted
+        weight = calibrating.fit_prior(fit, ["a=1"]).grammar
+        assert weight > 0.5 if helps else weight == 0.0
         alone = calibrating.fit_prior(replace(fit, grammar_model=None), ["a=1"])
         assert (alone.neural, alone.grammar) == (0.0, 0.0)
 

@@ -120,12 +120,16 @@ def test_the_use_chooses_the_mixture_and_the_criterion(corpus: str) -> None:
 def test_more_lines_give_a_larger_model_and_less_dropout() -> None:
     facts = corpus_facts(LINES)
     sizes = [
-        chosen_options(type(facts)(**{**asdict(facts), "train": count}), "repair", 60.0)
+        chosen_options(
+            type(facts)(**{**asdict(facts), "train": count, "tokens": 40 * count}), "repair", 60.0
+        )
         for count, _ in SIZES
     ]
     widths, dropouts = ([size[name] for size in sizes] for name in ("n_embd", "dropout"))
-    assert widths == sorted(widths) and widths[-1] > widths[0]
+    assert widths == sorted(widths)
+    assert widths[-1] > widths[0]
     assert dropouts == sorted(dropouts, reverse=True)
+    assert dropouts[-1] < dropouts[0] <= 0.3
     short = chosen_options(facts, "repair", 1.0)
     assert short["n_embd"] <= sizes[0]["n_embd"]
 

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from maskdiff.checkpoint.files import load
 from maskdiff.checkpoint.payload import (
+    FITTED,
     FORMAT,
     VERSION,
     HasPayload,
@@ -39,12 +40,10 @@ if TYPE_CHECKING:
     from maskdiff.constraints.grammar import GrammarConstraint
     from maskdiff.languages import Language, Vocabulary
     from maskdiff.models.denoiser import ModelDenoiser
+    from maskdiff.models.grammar_model import FittedGrammar
     from maskdiff.models.ngram import NGram
     from maskdiff.models.ngram_denoiser import NGramDenoiser
     from maskdiff.models.universal import UniversalDenoiser
-
-
-NGRAM = "ngram."  # prefix of the counts of an n-gram in a file of safetensors
 
 
 @dataclass
@@ -52,8 +51,8 @@ class Loaded:
     """A denoiser with everything that a task needs to use it.
 
     Tokens of the denoiser may be pieces of several characters; symbols of the language are single.
-    The denoiser is a neural model, or the n-gram if the checkpoint has no weights. `ngram` is over
-    the characters of the language, in both cases; None for a checkpoint without one.
+    The denoiser is a neural model, or the n-gram if the checkpoint has no weights. `ngram` and
+    `grammar_model` are over the characters of the language; None for a checkpoint without one.
     """
 
     denoiser: ModelDenoiser | NGramDenoiser
@@ -65,6 +64,7 @@ class Loaded:
     token_lengths: NDArray[np.float64] | None = None  # of a vocabulary of pieces: P(n tokens)
     ngram: NGram | None = None
     fitted_prior: Prior | None = None
+    grammar_model: FittedGrammar | None = None
     _constraints: dict[torch.device, GrammarConstraint] = field(
         default_factory=dict, init=False, repr=False, compare=False
     )
@@ -131,6 +131,7 @@ class Loaded:
             provenance=self.provenance,
             lengths=[] if self.token_lengths is None else self.token_lengths.tolist(),
             ngram=self.ngram,
+            grammar_model=self.grammar_model,
             prior=self.fitted_prior,
         )
 
@@ -248,8 +249,9 @@ def denoiser_from(
     denoiser = _denoiser(config.model, payload["weights"], ours, ngram, torch.device(device), shown)
     metrics, provenance = dict(payload.get("metrics", {})), dict(payload.get("provenance", {}))
     prior = Prior(**payload["prior"]) if payload.get("prior") else None
+    grammar = _grammar_model(payload, language.vocabulary, shown)
     return Loaded(
-        denoiser, language, config, metrics, provenance, path, token_lengths, ngram, prior
+        denoiser, language, config, metrics, provenance, path, token_lengths, ngram, prior, grammar
     )
 
 
@@ -261,6 +263,20 @@ def _ngram(payload: Mapping[str, Any], characters: Vocabulary, shown: str) -> NG
 
     try:
         return NGram.of_state(payload["ngram"], characters)
+    except DataError as error:
+        raise CheckpointError(f"checkpoint {shown} cannot be used: {error}") from None
+
+
+def _grammar_model(
+    payload: Mapping[str, Any], characters: Vocabulary, shown: str
+) -> FittedGrammar | None:
+    """The fitted grammar of a checkpoint, None if it has none. Raises CheckpointError."""
+    if "grammar_model" not in payload:
+        return None
+    from maskdiff.models.grammar_model import FittedGrammar
+
+    try:
+        return FittedGrammar.of_state(payload["grammar_model"], characters)
     except DataError as error:
         raise CheckpointError(f"checkpoint {shown} cannot be used: {error}") from None
 
@@ -424,7 +440,8 @@ def save_pretrained(folder: str | Path, payload: Mapping[str, Any] | HasPayload)
     """
     payload = payload_from(payload)
     tensors = {name: tensor.contiguous() for name, tensor in payload["weights"].items()}
-    tensors |= {f"{NGRAM}{name}": counts for name, counts in payload.get("ngram", {}).items()}
+    for part in FITTED:  # their tensors have the part as a prefix
+        tensors |= {f"{part}.{name}": value for name, value in payload.get(part, {}).items()}
     data = _safetensors().save(tensors, metadata={"format": "pt"})
     folder = Path(folder)
     write_atomic(folder / "model.safetensors", data)
@@ -455,10 +472,11 @@ def from_pretrained(
         ) from None
     about = about if isinstance(about, dict) else {}
     parts: dict[str, Any] = {"weights": weights}
-    counts = {name: weights.pop(name) for name in list(weights) if name.startswith(NGRAM)}
-    if counts:
-        parts["ngram"] = {name.removeprefix(NGRAM): values for name, values in counts.items()}
-    about.pop("ngram", None)
+    for part in FITTED:
+        about.pop(part, None)
+        names = [name for name in weights if name.startswith(f"{part}.")]
+        if names:
+            parts[part] = {name.removeprefix(f"{part}."): weights.pop(name) for name in names}
     return denoiser_from(
         check_payload({**about, **parts}, shown), resolve_device(device), str(folder), override
     )

@@ -17,6 +17,7 @@ from maskdiff.utils.arguments import refuse
 
 if TYPE_CHECKING:
     from maskdiff.languages import Vocabulary
+    from maskdiff.models.grammar_model import FittedGrammar
     from maskdiff.models.ngram import NGram
     from maskdiff.models.prior import Prior
 
@@ -25,6 +26,7 @@ REQUIRED = ("config", "vocabulary", "weights")
 Payload = dict[str, Any]
 COUNTS = (torch.int32, torch.int64)  # types of the counts of an n-gram
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)  # types of weights
+FITTED = {"ngram": COUNTS, "grammar_model": (torch.int64, torch.float64)}  # parts of tensors
 MAX_COUNT = 2**53  # of steps, tokens, seconds: floats represent all integers up to it
 MAX_DEPTH = 8  # of nested dicts and lists
 
@@ -46,6 +48,7 @@ def make_payload(
     provenance: Mapping[str, Any] | None = None,
     lengths: Sequence[float] = (),
     ngram: NGram | None = None,
+    grammar_model: FittedGrammar | None = None,
     prior: Prior | None = None,
     **extra: Any,
 ) -> Payload:
@@ -57,7 +60,8 @@ def make_payload(
         metrics, provenance: Numbers; texts, counts and times.
         lengths: For a vocabulary of pieces, probabilities of 0, 1, ... tokens a string.
         ngram: The n-gram over the characters of the language.
-        prior: The weights of model and n-gram, if they were fitted.
+        grammar_model: The fitted grammar of the language.
+        prior: The weights of these models, if they were fitted.
         extra: For resuming: optimizer, raw weights, step.
     """
     symbols: dict[str, Any] = {
@@ -81,6 +85,7 @@ def make_payload(
         "provenance": {**versions(), **(provenance or {})},
         "weights": clean,
         **({} if ngram is None else {"ngram": ngram.state()}),
+        **({} if grammar_model is None else {"grammar_model": grammar_model.state()}),
         **({} if prior is None else {"prior": prior.state()}),
         **extra,
     }
@@ -129,8 +134,9 @@ def check_payload(payload: Any, shown: str) -> Payload:
         check_weight(name, weight, shown)
     if not payload["weights"] and "ngram" not in payload:
         raise CheckpointError(f"checkpoint {shown} is incomplete: it has no weights and no n-gram")
-    if "ngram" in payload:
-        _check_counts(payload["ngram"], shown)
+    for part, types in FITTED.items():
+        if part in payload:
+            _check_fitted(part, payload[part], types, shown)
     return payload
 
 
@@ -147,8 +153,9 @@ def read_config(payload: Mapping[str, Any], shown: str = "") -> Config:
 def payload_summary(payload: Mapping[str, Any]) -> dict[str, Any]:
     """Return everything but the tensors, and the number of parameters."""
     keep = ("format", "version", "config", "vocabulary", "language", "metrics", "provenance")
+    kept = {key: payload[key] for key in (*keep, "prior") if key in payload}
     count = sum(tensor.numel() for tensor in payload["weights"].values())
-    return {**{key: payload[key] for key in keep if key in payload}, "parameters": count}
+    return {**kept, "parameters": count}
 
 
 def is_fit(payload: Mapping[str, Any]) -> bool:
@@ -211,11 +218,12 @@ def _are_facts(values: object) -> bool:
 
 
 def _are_weights(values: object) -> bool:
-    """Return whether `values` is empty or holds the weights of a `Prior`."""
+    """Return whether `values` is empty or holds the weights of a `Prior`, `grammar` optional."""
     if not isinstance(values, dict) or not values:
         return values == {}
     numbers = all(type(v) is float and 0.0 <= v <= 10.0 for v in values.values())
-    return numbers and values.keys() == {"neural", "ngram"} and sum(values.values()) > 0
+    named = values.keys() - {"grammar"} == {"neural", "ngram"}
+    return numbers and named and sum(values.values()) > 0
 
 
 def _are_plain(values: object) -> bool:
@@ -240,7 +248,7 @@ def _names(values: object, fits: Callable[[object], bool]) -> bool:
 PARTS: dict[str, tuple[Callable[[object], bool], str]] = {  # parts of a payload that may be absent
     "language": (_are_plain, "plain values"),
     "metrics": (are_numbers, "numbers"),
-    "prior": (_are_weights, "weights of `neural` and `ngram`, from 0 to 10"),
+    "prior": (_are_weights, "weights of `neural`, `ngram` and `grammar`, from 0 to 10"),
     "provenance": (_are_facts, "texts, counts and times"),
 }
 
@@ -255,13 +263,15 @@ def check_weight(name: object, weight: object, shown: str) -> None:
         )
 
 
-def _check_counts(counts: object, shown: str) -> None:
-    """Raise CheckpointError unless the part `ngram` is lists of integers; see `NGram.of_state`."""
-    if not isinstance(counts, dict):
-        raise CheckpointError(f"checkpoint {shown} is damaged: ngram is {quote(counts)}, not names")
-    for name, values in counts.items():
-        where = f"checkpoint {shown} is damaged: ngram {quote(name)}"
-        _stored_in_full(name, values, COUNTS, where)
+def _check_fitted(part: str, values: object, types: Sequence[torch.dtype], shown: str) -> None:
+    """Raise CheckpointError unless a part of `FITTED` is tensors of `types`; see its `of_state`."""
+    if not isinstance(values, dict):
+        raise CheckpointError(
+            f"checkpoint {shown} is damaged: {part} is {quote(values)}, not names"
+        )
+    for name, tensor in values.items():
+        where = f"checkpoint {shown} is damaged: {part} {quote(name)}"
+        _stored_in_full(name, tensor, types, where)
 
 
 def _stored_in_full(

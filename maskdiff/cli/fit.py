@@ -1,4 +1,4 @@
-"""The command `maskdiff fit`: an n-gram of a corpus as a checkpoint, in seconds."""
+"""The command `maskdiff fit`: simple models of a corpus as a checkpoint, in seconds."""
 
 from __future__ import annotations
 
@@ -24,8 +24,9 @@ def add_fit_command(verbs: Any) -> None:
     verb = verbs.add_parser(
         "fit",
         help="a model of the lines of a folder, in seconds",
-        description="Fits an n-gram to the lines of a corpus and writes it as a checkpoint, which "
-        "inference.py and benchmark.py read as they read a trained one.",
+        description="Fits an n-gram, and the grammar of the folder if there is one, to the lines "
+        "of a corpus and writes them as a checkpoint, which inference.py and benchmark.py read as "
+        "they read a trained one.",
     )
     verb.add_argument("folder", metavar="FOLDER", help="a folder with a corpus, or a file")
     verb.add_argument(
@@ -73,16 +74,18 @@ def check_replaceable(path: Path) -> None:
 
 
 def summary(fit: Fit, out: Path) -> list[str]:
-    """Return three lines: the corpus, the n-gram, and a command that repairs a string."""
+    """Return three lines: the corpus, the models, and a command that repairs a string."""
     texts = fit.language.texts() or ()
     symbols, longest = len(fit.language.vocabulary.inner_ids), max(map(len, texts))
     note = f"; {fit.language.note}" if fit.language.note else ""
-    nats = fit.nats_per_symbol()
+    nats, by_grammar = fit.nats_per_symbol(), fit.grammar_nats_per_symbol()
     quality = (
         "no test lines to measure it on"
         if nats is None
         else f"{nats:.3f} nats per symbol on {len(fit.tested):,} test lines"
     )
+    if by_grammar is not None:
+        quality += f", {by_grammar:.3f} by the fitted grammar"
     some = sorted(fit.tested or texts, key=len)
     whole = some[len(some) // 2]
     middle = len(whole) // 2

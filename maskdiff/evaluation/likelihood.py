@@ -186,10 +186,14 @@ def likelihood_suite(run: SuiteRun) -> None:
 
 
 def _add_whole_strings(run: SuiteRun, losses: Losses, free: Array | None) -> None:
-    """The nats of whole strings over their symbols, by the causal mode and by an n-gram."""
+    """The nats of whole strings over their symbols, by the causal mode and by simple models."""
     plan, language = run.plan, run.language
     texts = sorted(run.texts, key=len)  # the order of the losses
-    nats = {"causal": losses.causal, "ngram": fit_yardsticks(language, plan.seed).nats(texts)}
+    yardsticks = fit_yardsticks(language, plan.seed)
+    nats = {"causal": losses.causal, "ngram": yardsticks.nats(texts)}
+    by_grammar = yardsticks.pcfg_nats(texts)
+    if by_grammar is not None:
+        nats["pcfg"] = by_grammar
     if run.subject.loaded.config.model.end_positions:  # given the length, which has its own cost
         log_lengths = np.array([language.length_log_prob(len(text)) for text in texts])
         nats["causal"] = losses.causal_inner - log_lengths

@@ -1,7 +1,8 @@
 """One random edit: strings with a single replacement, insertion or deletion, and their originals.
 
-Exact recovery stands beside that of yardsticks (an n-gram, the nearest training line, and the
-least-edit parser, which knows the grammar and no model), of tools of others, and of the optimum.
+Exact recovery stands beside that of yardsticks (an n-gram, a fitted grammar, the nearest training
+line, and the least-edit parser, which knows the grammar and no model), of tools of others, and of
+the optimum.
 The ceiling is not 1: a replaced operand can leave a string that many others explain as well. Where
 the generator's probabilities are known, every string within one edit is tried; how often the most
 probable one is the original is the ceiling (Bayes-optimal).
@@ -153,7 +154,7 @@ def count_one_edit(plan: Plan) -> int:
     """Return the number of measurements of `one_edit_suite` at most."""
     methods = {*plan.repair_methods, MODELLESS}
     given = len(_given_damage([*methods]))
-    yardsticks = 3  # the n-gram, the nearest line, the peer
+    yardsticks = 4  # the n-gram, the fitted grammar, the nearest line, the peer
     return 1 + len(methods) + yardsticks + 4 * (given + yardsticks)
 
 

@@ -1,4 +1,4 @@
-"""Simple repairers as yardsticks: an n-gram as a noisy channel, and the nearest training line.
+"""Simple repairers as yardsticks: models as noisy channels, and the nearest training line.
 
 They are fitted on the training split and are given what the model is given, see `KnownDamage`.
 
@@ -22,6 +22,8 @@ from numpy.typing import NDArray
 
 from maskdiff.data import draw_texts
 from maskdiff.languages import split_of
+from maskdiff.languages.cfg import nearest_strings
+from maskdiff.models.grammar_model import FittedGrammar, fit_grammar
 from maskdiff.models.ngram import NGram
 
 if TYPE_CHECKING:
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
 
 KINDS = ("replace", "insert", "delete")  # all edits: and "transpose"
 USUAL_EDITS = (0, 2)  # edits that the n-gram considers if their number is unknown
+SOURCES = 64  # sources of each string that the fitted grammar compares
 BEAM = 8  # sources of a string, and strings at one edit whose own sources are searched
 FILLINGS = 64  # strings that the search for blanks keeps
 ROWS = 256  # sources that are scored together
@@ -175,11 +178,19 @@ def _window_log_probs(model: NGram, padded: Ints, edits: _Edits) -> Floats:
 def most_probable_source(
     model: NGram, tokens: Sequence[int], known: KnownDamage, beam: int = BEAM
 ) -> Tokens:
-    """Return the most probable original of `tokens` under the n-gram and the channel of edits.
+    """Return the most probable original of `tokens` under the n-gram and the channel of edits."""
+    totals = probable_sources(model, tokens, known, beam, beam)
+    return max(totals, key=lambda x: totals[x], default=tuple(tokens))
+
+
+def probable_sources(
+    model: NGram, tokens: Sequence[int], known: KnownDamage, beam: int, top: int
+) -> dict[Tokens, float]:
+    """Return probable originals x of `tokens` with log p(x) + log p(tokens | x) by the n-gram.
 
     The number of edits is uniform in its range. Of two edits, the second one is undone only for the
-    `beam` best strings after the first, whose probabilities are summed; as many sources of each
-    string are kept.
+    `beam` best strings after the first, whose probabilities are summed; of each string the `top`
+    best sources are kept.
     """
     low, high = known.edits or USUAL_EDITS
     given = tuple(tokens)
@@ -195,12 +206,38 @@ def most_probable_source(
         following: dict[Tokens, float] = {}
         for middle, log_p in zip(near, own, strict=True):
             channel = level[middle] - log_p
-            sources = edit_sources(model, middle, beam)
+            sources = edit_sources(model, middle, top)
             _accumulate(following, ((x, channel + score) for score, x in sources))
         level = following
     if known.broken:
         totals.pop(given, None)
-    return max(totals, key=lambda x: totals[x], default=given)
+    return totals
+
+
+def most_probable_derived(
+    grammar: FittedGrammar, model: NGram, tokens: Sequence[int], known: KnownDamage
+) -> Tokens:
+    """Return the most probable original of `tokens` under a grammar and the channel of edits.
+
+    The n-gram proposes originals, and the least-edit parser strings of the grammar. One that the
+    n-gram did not propose has the channel's log-probability of replacements only.
+    """
+    totals = probable_sources(model, tokens, known, BEAM, SOURCES)
+    channel = dict(
+        zip(totals, np.array(list(totals.values())) - model.log_probs(list(totals)), strict=True)
+    )
+    symbols = model.vocabulary.inner_ids
+    given = [symbols.index(token) for token in tokens]
+    low, high = known.edits or USUAL_EDITS
+    one_edit = -math.log(len(KINDS) * max(1, len(tokens)) * len(symbols))
+    for near in nearest_strings(grammar.grammar, given, BEAM, high):
+        string = tuple(symbols[i] for i in near.symbols)
+        if near.cost >= max(low, known.broken):
+            channel.setdefault(string, near.cost * one_edit)
+    if not channel:
+        return tuple(tokens)
+    scores = grammar.smoothed_log_probs(list(channel)) + np.array(list(channel.values()))
+    return list(channel)[int(scores.argmax())]
 
 
 def _accumulate(totals: dict[Tokens, float], pairs: Iterable[tuple[Tokens, float]]) -> None:
@@ -304,11 +341,13 @@ class Yardsticks:
     Attributes:
         model: The n-gram, of the order that predicts the validation split best.
         lines: The training lines, repetitions included.
+        grammar: The grammar of the language, fitted to them; None without one.
     """
 
     vocabulary: Vocabulary
     model: NGram
     lines: Sequence[str]
+    grammar: FittedGrammar | None = None
 
     @cached_property
     def nearest(self) -> NearestLine:
@@ -318,6 +357,18 @@ class Yardsticks:
         """Return the most probable original of each text, see `most_probable_source`."""
         encode, decode = self.vocabulary.encode, self.vocabulary.decode
         return [decode(most_probable_source(self.model, encode(text), known)) for text in texts]
+
+    def pcfg(self, texts: Sequence[str], known: KnownDamage = UNKNOWN) -> list[str]:
+        """Return the most probable original of each text by the fitted grammar, which must exist.
+
+        See `most_probable_derived`.
+        """
+        assert self.grammar is not None
+        encode, decode = self.vocabulary.encode, self.vocabulary.decode
+        return [
+            decode(most_probable_derived(self.grammar, self.model, encode(text), known))
+            for text in texts
+        ]
 
     def nearest_line(self, texts: Sequence[str], known: KnownDamage = UNKNOWN) -> list[str]:
         """Return the training line nearest to each text."""
@@ -330,12 +381,22 @@ class Yardsticks:
 
     def repairers(self) -> dict[str, Repairer]:
         """Return the repairers by their names in a report."""
-        return {"ngram": self.ngram, "nearest_line": self.nearest_line}
+        pcfg = {} if self.grammar is None else {"pcfg": self.pcfg}
+        return {"ngram": self.ngram, **pcfg, "nearest_line": self.nearest_line}
 
     def nats(self, texts: Sequence[str], given: int = 0) -> Floats:
         """Return -log p of each text with its end, given its first `given` symbols, (texts,)."""
         rows = [self.vocabulary.encode(text) for text in texts]
         return np.array([-log_p[given:].sum() for log_p in self.model.symbol_log_probs(rows)])
+
+    def pcfg_nats(self, texts: Sequence[str]) -> Floats | None:
+        """Return -log p of each text by the fitted grammar, (texts,); None without one.
+
+        A text that the grammar does not derive has `FittedGrammar.smoothed_log_probs`.
+        """
+        if self.grammar is None:
+            return None
+        return -self.grammar.smoothed_log_probs([self.vocabulary.encode(text) for text in texts])
 
 
 def fit_yardsticks(language: Language, seed: int = 0) -> Yardsticks:
@@ -353,7 +414,8 @@ def _fit_yardsticks(language: Language, seed: int) -> Yardsticks:
     validation = split_lines_of(language, "validation", VALIDATION, seed)
     vocabulary = language.vocabulary
     rows, held_out = ([vocabulary.encode(text) for text in part] for part in (train, validation))
-    return Yardsticks(vocabulary, NGram.fit_order(rows, held_out, vocabulary), train)
+    model = NGram.fit_order(rows, held_out, vocabulary)
+    return Yardsticks(vocabulary, model, train, fit_grammar(language, train, validation))
 
 
 def split_lines_of(language: Language, split: Split, count: int, seed: int) -> list[str]:

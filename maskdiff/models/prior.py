@@ -1,4 +1,4 @@
-"""`Prior`: how a neural model and an n-gram are combined into one log-probability of a string."""
+"""`Prior`: how the models of a checkpoint are combined into one log-probability of a string."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Prior:
-    """Weights of a log-linear combination, neural log p + ngram log p, up to a constant.
+    """Weights of a log-linear combination of log p by each model, up to a constant.
 
     They are fitted on held-out strings. A sum below 1 is a flatter distribution, which corrects
     models that are too sure.
@@ -15,10 +15,13 @@ class Prior:
     Attributes:
         neural: Weight of the causal mode, at least 0.
         ngram: Weight of the n-gram, at least 0.
+        grammar: Weight of the fitted grammar, at least 0. Strings that it does not derive have its
+            `smoothed_log_probs`, so that they stay possible.
     """
 
     neural: float = 1.0
     ngram: float = 0.0
+    grammar: float = 0.0
 
     @classmethod
     def usual(cls, neural: bool, ngram: bool) -> Prior:
@@ -29,4 +32,4 @@ class Prior:
 
     def state(self) -> dict[str, float]:
         """Return the weights by name, for a checkpoint."""
-        return {"neural": self.neural, "ngram": self.ngram}
+        return {"neural": self.neural, "ngram": self.ngram, "grammar": self.grammar}

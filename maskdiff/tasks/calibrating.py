@@ -1,4 +1,4 @@
-"""`fit_prior`: the weights of the causal mode and the n-gram, fitted on held-out strings."""
+"""`fit_prior`: the weights of the models of a checkpoint, fitted on held-out strings."""
 
 from __future__ import annotations
 
@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 ONE_EDIT = 0.75  # share of the strings with one edit; the others have two
 LINES = 300  # strings that are damaged at most
 CHUNK = 8  # strings between two looks at the clock
-WEIGHTS = np.linspace(0.0, 1.5, 31)  # that are tried
+WEIGHTS = np.linspace(0.0, 1.5, 31)  # of the causal mode and the n-gram that are tried
+GRAMMAR_WEIGHTS = np.linspace(0.0, 1.0, 6)  # of the fitted grammar
 STRENGTH = 2.0  # of the usual weights, in strings: few strings change them little
 
 Pool = tuple[NDArray[np.float64], NDArray[np.float64], int]  # features, channel, the original's row
@@ -32,8 +33,9 @@ def fit_prior(loaded: Loaded, texts: Sequence[str], seconds: float = 30.0, seed:
     """Return the weights under which the originals of damaged strings are most probable.
 
     Every string gets one or two random edits. The posterior of its original among the candidates
-    of a repair is a logistic model of the log-probabilities by the causal mode and the n-gram, with
-    that of the channel as offset; the weights maximise the sum of its logarithms.
+    of a repair is a logistic model of the log-probabilities by the causal mode, the n-gram and the
+    fitted grammar, where there is one, with that of the channel as offset; the weights maximise the
+    sum of its logarithms.
 
     Args:
         loaded: A model with an n-gram; its present weights are not used.
@@ -44,26 +46,25 @@ def fit_prior(loaded: Loaded, texts: Sequence[str], seconds: float = 30.0, seed:
     usual = Prior.usual(not isinstance(loaded.denoiser, NGramDenoiser), loaded.ngram is not None)
     if loaded.ngram is None or not texts:
         return usual
-    both = replace(loaded, fitted_prior=Prior(1.0, 1.0))
-    pools = list(_pools(both, list(texts)[:LINES], seconds, seed))
+    every = replace(loaded, fitted_prior=Prior(1.0, 1.0, 1.0))
+    pools = _pools(every, list(texts)[:LINES], seconds, seed)
     neural = WEIGHTS if usual.neural else np.zeros(1)
-    best, found = -np.inf, usual
-    for a in neural:
-        for b in WEIGHTS:
-            if a + b == 0:
-                continue
-            score = -STRENGTH * ((a - usual.neural) ** 2 + (b - usual.ngram) ** 2)
-            score += sum(_log_posterior(pool, float(a), float(b)) for pool in pools)
-            if score > best:
-                best, found = score, Prior(float(a), float(b))
-    return found
+    grammar = np.zeros(1) if loaded.grammar_model is None else GRAMMAR_WEIGHTS
+    axes = np.meshgrid(neural, WEIGHTS, grammar, indexing="ij")
+    grid = np.stack([axis.ravel() for axis in axes])  # (models, weights)
+    grid = grid[:, grid[:2].sum(0) > 0]
+    at_first = np.array([usual.neural, usual.ngram, usual.grammar])[:, None]
+    scores = -STRENGTH * ((grid - at_first) ** 2).sum(0)
+    for pool in pools:
+        scores += _log_posterior(pool, grid)
+    return Prior(*grid[:, scores.argmax()].tolist())
 
 
-def _log_posterior(pool: Pool, neural: float, ngram: float) -> float:
-    """log p of the original among the candidates."""
+def _log_posterior(pool: Pool, grid: NDArray[np.float64]) -> NDArray[np.float64]:
+    """log p of the original among the candidates, for each column of weights."""
     features, channel, row = pool
-    total = features @ np.array([neural, ngram]) + channel
-    return float(total[row] - np.logaddexp.reduce(total))
+    total = features @ grid + channel[:, None]  # (candidates, weights)
+    return np.asarray(total[row] - np.logaddexp.reduce(total, axis=0))
 
 
 def _pools(loaded: Loaded, texts: Sequence[str], seconds: float, seed: int) -> Iterator[Pool]:
@@ -89,6 +90,6 @@ def _pools(loaded: Loaded, texts: Sequence[str], seconds: float, seed: int) -> I
             fitting = pool.fitting(constraints)
             names = [candidate.text for candidate in fitting]
             if text in names:
-                rows = [[c.log_model + c.log_length, c.log_ngram] for c in fitting]
+                rows = [[c.log_model + c.log_length, c.log_ngram, c.log_grammar] for c in fitting]
                 log_channel = np.array([c.log_channel for c in fitting])
                 yield np.nan_to_num(np.array(rows), nan=-1e9), log_channel, names.index(text)

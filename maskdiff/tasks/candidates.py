@@ -1,8 +1,8 @@
 """Candidates for the repair of a string: their scores, and the choice among them.
 
 All candidates, of whatever origin, are compared by the same exact total log p(x) + log p(y | x).
-The prior p(x) combines log p(x | n) + log p(n) of the causal mode with log p(x) of the n-gram, by
-the weights of the checkpoint (`Prior`).
+The prior p(x) combines log p(x | n) + log p(n) of the causal mode with log p(x) of the n-gram and
+of the fitted grammar, by the weights of the checkpoint (`Prior`).
 """
 
 from __future__ import annotations
@@ -92,6 +92,7 @@ class RepairCandidate:
         log_model: log p(x | n) by the causal mode; NaN for a string too long for the model.
         log_length: log p(n), or 0 where the length is given.
         log_ngram: log p(x) by the n-gram; 0 where it has no weight.
+        log_grammar: log p(x) by the fitted grammar, smoothed; 0 where it has no weight.
         log_channel: log p(y | x).
         total: Sum of the weighted prior and log p(y | x); -inf for a string too long.
     """
@@ -102,6 +103,7 @@ class RepairCandidate:
     log_model: float
     log_length: float
     log_ngram: float
+    log_grammar: float
     log_channel: float
     total: float
 
@@ -174,9 +176,9 @@ class CandidatePool:
 class CandidateScorer:
     """Scores candidates.
 
-    log p(x | n) comes from the model, log p(n) from the language, log p(x) from the n-gram and
-    log p(y | x) from the channel. `weights` are those of edits, for the search; `wide` asks for a
-    beam, for many edits.
+    log p(x | n) comes from the model, log p(n) from the language, log p(x) from the n-gram and from
+    the fitted grammar, and log p(y | x) from the channel. `weights` are those of edits, for the
+    search; `wide` asks for a beam, for many edits.
     """
 
     loaded: Loaded
@@ -189,9 +191,10 @@ class CandidateScorer:
         self, pool: CandidatePool, found: Sequence[Repaired], trace: tuple[str, ...] | None
     ) -> None:
         """Add what a beam found, with the beam's scores."""
-        by_ngram = self._by_ngram([item.tokens for item in found])
-        for item, log_p in zip(found, by_ngram, strict=True):
-            parts = item.log_prior, item.log_length, log_p, item.log_channel
+        rows = [item.tokens for item in found]
+        fitted = zip(self._by_ngram(rows), self._by_grammar(rows), strict=True)
+        for item, (by_ngram, by_grammar) in zip(found, fitted, strict=True):
+            parts = item.log_prior, item.log_length, by_ngram, by_grammar, item.log_channel
             self._add(pool, item.tokens, parts)
         pool.evaluations += found[0].evaluations if found else 0
         pool.trace = trace if pool.trace is None else (*pool.trace, *(trace or ()))
@@ -209,7 +212,8 @@ class CandidateScorer:
             for pool, strings in zip(pools, proposed, strict=True)
         ]
         rows = [list(tokens) for strings in new for tokens in strings]
-        log_priors, by_ngram = iter(log_probs(self.loaded, rows)), iter(self._by_ngram(rows))
+        log_priors = iter(log_probs(self.loaded, rows))
+        by_ngram, by_grammar = iter(self._by_ngram(rows)), iter(self._by_grammar(rows))
         # log p(y | x), pool by pool.
         for pool, strings in zip(pools, new, strict=True):
             damaged = pool.damaged
@@ -217,7 +221,8 @@ class CandidateScorer:
                 damaged.tokens, strings, language.vocabulary, damaged.certain
             )
             for tokens, log_p in zip(strings, log_channel.tolist(), strict=True):
-                parts = next(log_priors), prior(len(tokens)), next(by_ngram), log_p
+                by_models = next(by_ngram), next(by_grammar)
+                parts = next(log_priors), prior(len(tokens)), *by_models, log_p
                 self._add(pool, tokens, parts)
 
     def _by_ngram(self, rows: Sequence[Sequence[int]]) -> list[float]:
@@ -227,13 +232,24 @@ class CandidateScorer:
             return [0.0] * len(rows)
         return [float(log_p) for log_p in ngram.log_probs(rows)]
 
+    def _by_grammar(self, rows: Sequence[Sequence[int]]) -> list[float]:
+        """log p of strings by the fitted grammar, smoothed; 0 where it has no weight."""
+        model = self.loaded.grammar_model
+        if model is None or self.loaded.prior.grammar == 0.0 or not rows:
+            return [0.0] * len(rows)
+        return [float(log_p) for log_p in model.smoothed_log_probs(rows)]
+
     def _add(
-        self, pool: CandidatePool, tokens: Sequence[int], parts: tuple[float, float, float, float]
+        self,
+        pool: CandidatePool,
+        tokens: Sequence[int],
+        parts: tuple[float, float, float, float, float],
     ) -> None:
-        """Add a string with log p by the model, of its length, by the n-gram and the channel."""
+        """Add a string with its parts, in the order of the fields of `RepairCandidate`."""
         language, prior = self.loaded.language, self.loaded.prior
-        log_model, log_length, log_ngram, log_channel = parts
-        total = prior.neural * (log_model + log_length) + prior.ngram * log_ngram + log_channel
+        log_model, log_length, log_ngram, log_grammar, log_channel = parts
+        total = prior.neural * (log_model + log_length) + log_channel
+        total += prior.ngram * log_ngram + prior.grammar * log_grammar
         total = total if math.isfinite(total) else -math.inf
         text = language.vocabulary.decode(tokens)
         candidate = RepairCandidate(language, pool.damaged, text, *parts, total)

@@ -26,14 +26,13 @@ from maskdiff.data import Batches, PackedCanvases, pack, step_generator
 from maskdiff.errors import ConfigError, LogitsError, UserError, quote
 from maskdiff.languages import Vocabulary, make_language, model_vocabulary, token_lengths
 from maskdiff.models.losses import sums_by, weighted_nll
-from maskdiff.models.ngram import NGram
 from maskdiff.models.universal import LATE_INPUTS, UniversalDenoiser
 from maskdiff.noise import MODES, Strings, mixture, reference_noise
 from maskdiff.training.compiling import compiled
 from maskdiff.training.conditioning import DROPOUT, NOISE, couple, self_condition
 from maskdiff.training.console import STREAM, write_line
 from maskdiff.training.distributed import World, join_world, shard
-from maskdiff.training.fitting import fit_ngram
+from maskdiff.training.fitting import fit_line_grammar, fit_ngram
 from maskdiff.training.folder import RunFolder
 from maskdiff.training.monitor import Monitor
 from maskdiff.training.optimizers import lr_scale, make_optimizers, set_lr
@@ -133,9 +132,10 @@ class Trainer:
         self.stop_signal: int | None = None
 
     @cached_property
-    def ngram(self) -> NGram | None:
-        """The n-gram of the corpus, which every checkpoint holds; None for other languages."""
-        return fit_ngram(self.language)
+    def simple_models(self) -> dict[str, Any]:
+        """The n-gram and the fitted grammar of a corpus, which every checkpoint holds, or None."""
+        ngram, grammar = fit_ngram(self.language), fit_line_grammar(self.language)
+        return {"ngram": ngram, "grammar_model": grammar}
 
     def _check_same(self, payload: dict[str, Any], shown: str) -> str:
         """Check that options and strings are those of `payload`; returns a note for the user."""
@@ -485,7 +485,7 @@ class Trainer:
             metrics=self.progress.metrics,
             provenance=provenance(self.progress, self.config.train.seed) | place,
             lengths=self.lengths,
-            ngram=self.ngram,
+            **self.simple_models,
         )
         if name == "last.pt":
             payload["training"] = state

@@ -49,7 +49,8 @@ def test_fits_a_folder_and_prints_a_command_that_works(
 def test_a_grammar_makes_every_answer_parse(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder(home / "pairs", lines(400), GRAMMAR)
     assert main(["fit", "pairs", "--accept_ambiguous"]) == 0
-    capsys.readouterr()
+    model = capsys.readouterr().out.splitlines()[1]
+    assert re.search(r"nats per symbol on \d+ test lines, \d\.\d+ by the fitted grammar", model)
     machine = ["--grammar", "--checkpoint", "runs/pairs/best.pt"]
     for command in (["repair", "a17;b=4"], ["edit", "a?1?;?=4"], ["generate", "--num", "3"]):
         assert inference([*command, *machine]) == 0

@@ -162,3 +162,21 @@ def test_nats_are_those_of_whole_strings_and_sum_to_one() -> None:
     terms = yardsticks.model.symbol_log_probs(longest)
     going_on = sum(math.exp(t[:-1].sum()) - math.exp(t.sum()) for t in terms)
     assert ended + going_on == pytest.approx(1)
+
+
+def test_the_fitted_grammar_repairs_to_its_most_probable_strings() -> None:
+    """Of all strings within one edit it finds the best; each has log p(x) and the channel's."""
+    yardsticks = fit_yardsticks(LANGUAGE, seed=3)
+    grammar = yardsticks.grammar
+    assert grammar is not None
+    assert "pcfg" in yardsticks.repairers()
+    damaged = "(+12=3"
+    (made,) = yardsticks.pcfg([damaged], KnownDamage(True, (1, 1)))
+    assert LANGUAGE.parses(made)
+    assert metrics.edit_distance(damaged, made) == 1
+    nats = yardsticks.pcfg_nats([made, damaged])
+    assert nats is not None
+    assert 0 < nats[0] < nats[1] < math.inf
+    without = Yardsticks(VOCABULARY, ngram(2), LINES)
+    assert "pcfg" not in without.repairers()
+    assert without.pcfg_nats(["a"]) is None

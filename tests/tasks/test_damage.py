@@ -205,6 +205,7 @@ def test_known_weights_are_recovered(both: Loaded, monkeypatch: pytest.MonkeyPat
             features, channel = rng.normal(-20, 3, (12, 2)), rng.normal(-5, 1, 12)
             total = features @ np.array([0.4, 0.7]) + channel
             p = np.exp(total - total.max())
+            features = np.pad(features, ((0, 0), (0, 1)))  # there is no fitted grammar
             yield features, channel, int(rng.choice(12, p=p / p.sum()))
 
     monkeypatch.setattr(calibrating, "_pools", simulated)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -16,9 +18,16 @@ from maskdiff.config import SamplerConfig
 from maskdiff.errors import CheckpointError, ConfigError
 from maskdiff.evaluation.rows import Plan, Subject
 from maskdiff.evaluation.suites import check_subjects
+from maskdiff.languages.cfg import compile_grammar
 from maskdiff.models.denoiser import ModelDenoiser
+from maskdiff.models.grammar_model import FittedGrammar
 from maskdiff.models.ngram_denoiser import NGramDenoiser
+from maskdiff.models.prior import Prior
+from maskdiff.repair import Damage
 from maskdiff.sampling.presets import PRESETS
+from maskdiff.tasks import calibrating
+from maskdiff.tasks.candidates import CandidatePool, CandidateScorer, Damaged, RepairConstraints
+from tests.helpers.corpora import GRAMMAR
 from tests.helpers.fits import fitted, fitted_payload
 from tests.helpers.tiny import tiny_loaded, tiny_payload
 
@@ -115,6 +124,82 @@ def test_a_neural_model_carries_an_ngram_beside_it(tmp_path: Path) -> None:
         assert isinstance(again.denoiser, ModelDenoiser)
         assert again.ngram is not None
         assert again.ngram.order == 3
+
+
+def with_grammar() -> Loaded:
+    """The fit, with the fitted grammar of lines of one or two fields."""
+    fit = fitted()
+    vocabulary = fit.language.vocabulary
+    strings = vocabulary.encode_many(["a=17;b=4", "c=5"])
+    made = compile_grammar(GRAMMAR, vocabulary.inner_symbols)
+    return replace(fit, grammar_model=FittedGrammar.fit(made, strings, [], vocabulary))
+
+
+def test_a_fitted_grammar_survives_a_file_and_a_folder(tmp_path: Path) -> None:
+    pytest.importorskip("safetensors")
+    fit = replace(with_grammar(), fitted_prior=Prior(0.0, 0.7, 0.2))
+    checkpoint.save(tmp_path / "a.pt", fit)
+    checkpoint.save_pretrained(tmp_path / "folder", fit)
+    lines = fit.vocabulary.encode_many(["a=17;b=4", "b==4"])
+    assert fit.grammar_model is not None
+    for again in (
+        checkpoint.load_denoiser(tmp_path / "a.pt"),
+        checkpoint.from_pretrained(tmp_path / "folder"),
+    ):
+        assert again.grammar_model is not None
+        assert again.prior == fit.prior
+        found = again.grammar_model.log_probs(lines)
+        assert found.tolist() == fit.grammar_model.log_probs(lines).tolist()
+        assert found[1] == -math.inf
+
+
+def test_the_weight_of_the_grammar_is_that_of_its_log_probability() -> None:
+    """A string that it does not derive stays possible; without a weight it does not matter."""
+    fit, damage = with_grammar(), Damage()
+    vocabulary = fit.language.vocabulary
+    strings = [tuple(tokens) for tokens in vocabulary.encode_many(["a=17;b=4", "a17;b=4", "b=="])]
+    item = Damaged(vocabulary.encode("a17;b=4"), "a17;b=4")
+    pools = []
+    for weight in (0.0, 2.0):
+        scorer = CandidateScorer(
+            replace(fit, fitted_prior=Prior(0.0, 0.5, weight)),
+            damage.channel(vocabulary),
+            RepairConstraints(),
+            damage.weights(len(vocabulary.inner_ids)),
+        )
+        pool = CandidatePool(item)
+        scorer.add_proposed([pool], [strings])
+        pools.append(pool.candidates)
+    assert fit.grammar_model is not None
+    by_grammar = fit.grammar_model.smoothed_log_probs(strings)
+    for text, log_p in zip(map(vocabulary.decode, strings), by_grammar, strict=True):
+        without, weighted = (candidates[text] for candidates in pools)
+        assert (without.log_grammar, weighted.log_grammar) == (0.0, log_p)
+        assert weighted.total == pytest.approx(without.total + 2.0 * log_p)
+        assert math.isfinite(weighted.total)
+
+
+def test_the_fitted_weight_of_the_grammar_is_0_unless_it_helps(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The original is the first of two candidates that the n-gram finds equally likely."""
+    fit = with_grammar()
+    for gain, helps in ((5.0, True), (-5.0, False)):
+        features = np.array([[0.0, -9.0, gain], [0.0, -9.0, 0.0]])
+        pools = [(features, np.zeros(2), 0)] * 50
+        monkeypatch.setattr(calibrating, "_pools", lambda *given, made=pools: iter(made))
+        weight = calibrating.fit_prior(fit, ["a=1"]).grammar
+        assert weight > 0.5 if helps else weight == 0.0
+        alone = calibrating.fit_prior(replace(fit, grammar_model=None), ["a=1"])
+        assert (alone.neural, alone.grammar) == (0.0, 0.0)
+
+
+@pytest.mark.parametrize(
+    "values", [[1], {"escape": [1]}, {}, {"log_rules": torch.ones(2, dtype=torch.float16)}]
+)
+def test_a_damaged_grammar_is_refused(values: object) -> None:
+    with pytest.raises(CheckpointError, match="gramma"):
+        denoiser_from({**fitted_payload(), "grammar_model": values})
 
 
 def without(payload: Payload, *names: str) -> Payload:

@@ -11,11 +11,12 @@ from maskdiff import checkpoint
 from maskdiff.config import Config
 from maskdiff.errors import CheckpointError
 from maskdiff.languages import make_language, split_of
+from maskdiff.models.grammar_model import fit_grammar
 from maskdiff.models.ngram import NGram
 from maskdiff.training import fitting
-from maskdiff.training.fitting import fit_corpus, fit_ngram
+from maskdiff.training.fitting import fit_corpus, fit_line_grammar, fit_ngram
 from maskdiff.training.loop import Trainer
-from tests.helpers.corpora import folder, lines
+from tests.helpers.corpora import GRAMMAR, folder, lines
 from tests.helpers.training import tiny
 
 
@@ -50,6 +51,27 @@ def test_a_large_corpus_is_thinned(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 def test_a_generated_language_has_none() -> None:
     assert fit_ngram(make_language("arithmetic")) is None
+
+
+def test_a_corpus_with_a_grammar_has_a_fitted_grammar_of_its_training_lines(tmp_path: Path) -> None:
+    home = folder(tmp_path / "pairs", lines(300), GRAMMAR)
+    fit = fit_corpus(home, "pairs")
+    assert fit.grammar_model is not None
+    encode = fit.language.vocabulary.encode_many
+    training = [text for text in lines(300) if split_of(text) == "train"]
+    again = fit_grammar(fit.language, training, [t for t in lines(300) if split_of(t) != "train"])
+    assert again is not None
+    # Digits are uniform, so one alpha is as good as another.
+    ours, theirs = (m.log_probs(encode(training)).mean() for m in (fit.grammar_model, again))
+    assert ours == pytest.approx(theirs, abs=0.02)
+    nats, by_ngram = fit.grammar_nats_per_symbol(), fit.nats_per_symbol()
+    assert nats is not None
+    assert by_ngram is not None
+    assert 0 < nats < by_ngram  # the lines were drawn from such a grammar
+    assert fit_line_grammar(make_language("arithmetic")) is None
+    without = fit_corpus(folder(tmp_path / "plain", lines(300)), "plain")
+    assert without.grammar_model is None
+    assert without.grammar_nats_per_symbol() is None
 
 
 @pytest.mark.slow

@@ -12,6 +12,7 @@ from maskdiff.errors import GrammarError, quote
 from maskdiff.languages.cfg.ambiguity import Ambiguity, find_ambiguity
 from maskdiff.languages.cfg.derivations import DerivationSampler
 from maskdiff.languages.cfg.distance import UNREADABLE, EditCosts, NearestString, nearest_strings
+from maskdiff.languages.cfg.forest import ForestParser, Forests
 from maskdiff.languages.cfg.normal_form import NormalForm, normal_form
 from maskdiff.languages.cfg.prefix import CanvasLookahead, LengthLookahead, Lookahead, PrefixParser
 from maskdiff.languages.cfg.reader import Form, literal_characters, read_grammar
@@ -99,8 +100,8 @@ def _check_ambiguity(grammar: NormalForm, name: str) -> None:
 
 __all__ = [
     "AMBIGUOUS", "UNREADABLE", "Ambiguity", "CanvasLookahead", "Cfg", "DerivationSampler",
-    "EditCosts", "GrammarSource", "LengthLookahead", "Lookahead", "NearestString", "NormalForm",
-    "PrefixParser", "Recogniser", "Rule", "Spacing", "as_source", "compile_grammar",
-    "compile_reader", "find_ambiguity", "literal_characters", "nearest_strings", "normal_form",
-    "open_source", "read_grammar", "recognises", "restore_source",
+    "EditCosts", "ForestParser", "Forests", "GrammarSource", "LengthLookahead", "Lookahead",
+    "NearestString", "NormalForm", "PrefixParser", "Recogniser", "Rule", "Spacing", "as_source",
+    "compile_grammar", "compile_reader", "find_ambiguity", "literal_characters", "nearest_strings",
+    "normal_form", "open_source", "read_grammar", "recognises", "restore_source",
 ]  # fmt: skip

@@ -20,13 +20,15 @@ class Recogniser:
 
     def __call__(self, symbols: Sequence[int]) -> bool:
         """Return whether the grammar derives a string; -1 stands for a foreign symbol."""
-        n = len(symbols)
-        if not self._known(symbols):
-            return False
-        ends: list[dict[int, int]] = [{}] * (n + 1)  # ends[i][a]: bit k: a derives i .. k - 1
-        for i in range(n - 1, -1, -1):
-            ends[i] = self._ends(ends, i, symbols[i])
-        return bool(ends[0].get(0, 0) >> n & 1)
+        return bool(self.ends(symbols)[0].get(0, 0) >> len(symbols) & 1)
+
+    def ends(self, symbols: Sequence[int]) -> list[dict[int, int]]:
+        """Return by start and nonterminal the ends of what it derives, as bits of one integer."""
+        ends: list[dict[int, int]] = [{}] * (len(symbols) + 1)
+        if self._known(symbols):
+            for i in range(len(symbols) - 1, -1, -1):
+                ends[i] = self._ends(ends, i, symbols[i])
+        return ends
 
     def derivations(self, symbols: Sequence[int]) -> int:
         """Return the number of derivations of a string in the normal form."""

@@ -93,9 +93,9 @@ def _edited(scorer: CandidateScorer, item: Damaged) -> list[Tokens]:
         return []
     given = tuple(item.tokens)
     seeds, found = [(0.0, given)], {given: float(ngram.log_probs([given])[0])}
-    edits = scorer.constraints.edits
-    top = -math.inf
-    for depth in range(DEEPEST if edits is None else min(DEEPEST, edits[1])):
+    least, most = scorer.constraints.edits or (0, DEEPEST)
+    top, near = -math.inf, set() if least == 0 else {given}  # strings with too few edits
+    for depth in range(min(DEEPEST, most)):
         reached: dict[Tokens, float] = {}
         for cost, tokens in seeds:
             kept = item.certain if depth == 0 else ()
@@ -103,6 +103,7 @@ def _edited(scorer: CandidateScorer, item: Damaged) -> list[Tokens]:
                 if made not in found:
                     reached[made] = max(reached.get(made, -math.inf), score + cost + EDIT)
         found |= reached
+        near |= reached.keys() if depth + 1 < least else set()
         best = sorted(reached, key=lambda made: -reached[made])[:SEEDS]
         costs = [reached[made] for made in best] - ngram.log_probs(best)
         seeds = list(zip(costs.tolist(), best, strict=True))
@@ -110,7 +111,8 @@ def _edited(scorer: CandidateScorer, item: Damaged) -> list[Tokens]:
             break
         top = max(top, reached[best[0]]) if best else top
     low, high = language.min_symbols, language.max_symbols
-    ranked = sorted((m for m in found if low <= len(m) <= high), key=lambda made: -found[made])
+    wanted = (made for made in found.keys() - near if low <= len(made) <= high)
+    ranked = sorted(wanted, key=lambda made: (-found[made], made))
     return [made for made in ranked[:EDITED] if found[made] > found[ranked[0]] - MARGIN]
 
 

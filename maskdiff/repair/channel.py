@@ -273,13 +273,14 @@ def channel_log_probs(
     end = int(evidence.size[0])
     found = alpha[0, :, :, end].sum(-1).log()
     band = _Band.of(channel, evidence, lengths)
+    runs = evidence.runs[:, :, : max(1, band.reach.bit_length())]  # longer ones are negligible
     for i in range(longest):
         symbol = symbols[:, i]
         band = band.moved(alpha, beta)
         columns = (..., slice(band.first, band.stop))
         after, middle = advance(
             channel,
-            evidence.runs[columns],
+            runs[columns],
             alpha[columns],
             beta[columns],
             emission[columns][symbol][None],

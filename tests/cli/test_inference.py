@@ -65,8 +65,8 @@ def test_generate_prints_json_objects(capsys: pytest.CaptureFixture[str], checkp
 
 def test_generate_prints_text_columns(capsys: pytest.CaptureFixture[str], checkpoint: str) -> None:
     status, out, _ = run_main(capsys, "repair", GOOD, "--sigma", "1e-6", "--checkpoint", checkpoint)
-    text, verdict, score, evaluations = out.rstrip("\n").split("\t")
-    assert (status, text, verdict) == (0, GOOD, "holds")
+    text, verdict, score, evaluations, notes = out.rstrip("\n").split("\t")
+    assert (status, text, verdict, notes) == (0, GOOD, "holds", "p=1.00")
     assert float(score) < 0 < int(evaluations)
     _, out, _ = run_main(
         capsys, "repair", GOOD, "--sigma", "1e-6", "--pretty", "--checkpoint", checkpoint
@@ -183,10 +183,11 @@ def test_repair_prints_alternatives_and_edits(
     argv = ["repair", "(+(*75)10=45", GOOD, *flags]
     status, out, err = run_main(capsys, *argv, "--json")
     broken, whole = (json.loads(line) for line in out.splitlines())
-    fields = FIELDS | {"input", "change", "edits", "alternatives"}
+    fields = FIELDS | {"input", "change", "edits", "alternatives", "probability"}
     assert (status, err, set(broken)) == (0, "", fields)
     assert len(broken["alternatives"]) == 3
     assert set(broken["alternatives"][0]) == {"text", "parses", "holds", "score", "share", "edits"}
+    assert broken["probability"] == broken["alternatives"][0]["share"]
     assert set(broken["edits"][0]) == {"operation", "position", "old", "new"}
     assert all(item["text"].startswith("(+(") and item["holds"] for item in broken["alternatives"])
     assert (whole["text"], whole["edits"], len(whole["alternatives"])) == (GOOD, [], 1)
@@ -351,3 +352,26 @@ def test_second_process_reports_a_full_disk(checkpoint: str) -> None:
     assert done.returncode == 2
     assert "No space left on device" in done.stderr
     assert done.stderr.count("\n") == 1
+
+
+def test_repair_takes_the_damage_of_a_file(
+    capsys: pytest.CaptureFixture[str], checkpoint: str, tmp_path: Path
+) -> None:
+    pairs = tmp_path / "pairs.txt"
+    pairs.write_text("(+(*75)10=45\t(+(*75)10)=45\n(+12)=3\t(+12)=3\n")
+    argv = ["repair", "(+(*75)10=45", "--broken", "--edits", "1", "--checkpoint", checkpoint]
+    status, out, err = run_main(capsys, *argv, "--damage", str(pairs), "--json", "--grammar")
+    assert (status, err) == (0, "")
+    found = json.loads(out)
+    assert found["parses"]
+    assert 0 < found["probability"] <= 1
+    pairs.write_text("(+12)=3\t(+12)=3\n(+12)=3\n")
+    status, out, err = run_main(capsys, *argv, "--damage", str(pairs))
+    assert (status, out, err.count("\n")) == (2, "", 1)
+    assert "line 2: '(+12)=3\\n' is no pair" in err
+    status, _, err = run_main(capsys, *argv, "--damage", "keyborad")
+    assert (status, err.count("\n")) == (2, 1)
+    assert "'keyboard'" in err
+    status, _, err = run_main(capsys, *argv, "--damage", "none.csv")
+    assert (status, err.count("\n")) == (2, 1)
+    assert "cannot read pairs from 'none.csv'" in err

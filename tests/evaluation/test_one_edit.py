@@ -6,7 +6,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections import Counter
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -23,7 +23,7 @@ from maskdiff.evaluation.one_edit import (
     one_edit_suite,
     symbols_of,
 )
-from maskdiff.evaluation.repair import Fixed, check_methods, damage_options, fitting_methods
+from maskdiff.evaluation.repair import Fixed, check_methods, fitting_methods, fix_with_tasks
 from maskdiff.evaluation.report import Report, tables
 from maskdiff.evaluation.rows import Plan
 from maskdiff.evaluation.yardsticks import UNKNOWN, KnownDamage
@@ -134,16 +134,18 @@ def test_damaged_strings_have_the_edits_that_were_asked_for() -> None:
         assert max(distances) == edits
 
 
-def test_known_damage_reaches_the_task_in_one_place(monkeypatch: pytest.MonkeyPatch) -> None:
-    def with_options(
-        loaded: object, texts: object, *, broken: bool = False, edits: object = None
-    ) -> None: ...
+def test_what_is_known_reaches_the_task(monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[dict[str, object]] = []
 
-    monkeypatch.setattr(tasks, "repair", with_options)
-    assert damage_options(UNKNOWN) == {}
-    assert damage_options(KnownDamage(True, (1, 1))) == {"broken": True, "edits": (1, 1)}
-    monkeypatch.setattr(tasks, "repair", lambda loaded, texts: None)
-    assert damage_options(KnownDamage(True, (1, 1))) == {}  # the task has no such options
+    def repaired(loaded: object, texts: list[str], **options: object) -> list[tasks.Result]:
+        given.append(options)
+        return [tasks.Result(text) for text in texts]
+
+    monkeypatch.setattr(tasks, "repair", repaired)
+    for known in (UNKNOWN, KnownDamage(True, (1, 1))):
+        fix_with_tasks(cast(Any, None), ["ab"], "channel", None, 0, known)
+    assert [(call["broken"], call["edits"]) for call in given] == [(False, None), (True, (1, 1))]
+
 
 
 def test_probabilities_are_compared_with_what_is_right() -> None:

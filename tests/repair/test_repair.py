@@ -255,6 +255,7 @@ def test_certain_symbols_condition_the_search_exactly() -> None:
     assert changed > 5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rates", [(0.002, 0.02), (0.3,)])
 def test_columns_that_are_left_out_do_not_change_log_probabilities(
     rates: tuple[float, ...], monkeypatch: pytest.MonkeyPatch

@@ -53,7 +53,8 @@ def test_blanks_are_filled(fitted: Loaded, lines: list[str]) -> None:
     original = lines[7]
     text = original[:120] + "?" + original[121:]
     (result,) = tasks.edit(fitted, [text])
-    assert len(result.text) == len(text) and "?" not in result.text
+    assert len(result.text) == len(text)
+    assert "?" not in result.text
     assert result.text[:120] + result.text[121:] == text.replace("?", "")
 
 
@@ -65,4 +66,5 @@ def test_strings_of_all_lengths_are_generated(fitted: Loaded, lines: list[str]) 
 def test_a_beginning_is_completed(fitted: Loaded, lines: list[str]) -> None:
     beginning = lines[9][:470]
     (result,) = tasks.complete(fitted, [beginning])
-    assert result.text.startswith(beginning) and len(result.text) > len(beginning)
+    assert result.text.startswith(beginning)
+    assert len(result.text) > len(beginning)

@@ -129,7 +129,8 @@ def test_more_lines_give_a_larger_model_and_less_dropout() -> None:
     assert widths == sorted(widths)
     assert widths[-1] > widths[0]
     assert dropouts == sorted(dropouts, reverse=True)
-    assert dropouts[-1] < dropouts[0] <= 0.3
+    assert dropouts[-1] < dropouts[0]
+    assert dropouts[0] <= 0.3
     short = chosen_options(facts, "repair", 1.0)
     assert short["n_embd"] <= sizes[0]["n_embd"]
 

@@ -32,8 +32,9 @@ def test_tutorial_page_has_all_its_sections() -> None:
 
 @pytest.mark.slow
 def test_tutorial_runs_and_prints_what_it_states(outputs: list[str]) -> None:
-    lines, training, free, _, under, measured = outputs
+    lines, fitted, training, free, _, under, measured = outputs
     assert lines.splitlines()[0].startswith(("every ", "if "))
+    assert "nats per symbol" in fitted
     assert "steps" in training
     assert all(line.split("\t")[1] == "unchecked" for line in free.splitlines())
     first = [line for line in under.splitlines() if "\t" in line and not line.startswith(" ")]

@@ -112,10 +112,10 @@ def test_one_edit_rows_are_complete() -> None:
     optimum = by[OPTIMAL, "exact", 1, "known broken"].value
     assert 0.3 < optimum < 1.0  # an edit destroys information
     for edits, known in ((1, "unknown"), (1, "known broken"), (2, "known broken")):
-        for name in ("channel", "least_edits", "ngram", "nearest_line"):
+        for name in ("channel", "least_edits", "ngram", "pcfg", "nearest_line"):
             row = by[name, "exact", edits, known]
             assert row.ceiling == (optimum if edits == 1 else None)
-        simple = ("least_edits", "ngram", "nearest_line")
+        simple = ("least_edits", "ngram", "pcfg", "nearest_line")
         best = max(simple, key=lambda n: by[n, "exact", edits, known].value)
         gain = by[f"channel against {best}", "exact_gain", edits, known]
         assert gain.value == pytest.approx(1 - by[best, "exact", edits, known].value)

@@ -161,15 +161,14 @@ def _keeping(pool: CandidatePool) -> str:
 
 def _excluded(found: Sequence[RepairCandidate], constraints: RepairConstraints) -> str:
     """The message for candidates of which `edits` or `broken` excludes every one."""
-    if constraints.edits is not None:
-        low, high = constraints.edits
-        wanted = f"{low}" if low == high else f"{low} to {high}"
-        if any(low <= c.distance <= high for c in found):  # the text itself, which is broken
-            return f"no string found within edits {wanted} differs from the text, and it is broken"
-        numbers = sorted({c.distance for c in found})
-        near = min(numbers, key=lambda n: max(low - n, n - high))
-        return f"no string found needs {wanted} edits (the nearest needs {near}); change edits"
-    return "no string found differs from the text; it may be right: leave out broken"
+    if constraints.edits is None:
+        return "the text itself is the only string found, and broken excludes it"
+    low, high = constraints.edits
+    wanted = f"{low}" if low == high else f"{low} to {high}"
+    near = min((c.distance for c in found), key=lambda n: max(low - n, n - high))
+    if low <= near <= high:
+        return f"the text itself is the only string found with {wanted} edits; broken excludes it"
+    return f"no string found needs {wanted} edits, the nearest needs {near}; change edits"
 
 
 def _no_string(scorer: CandidateScorer, pool: CandidatePool) -> str:

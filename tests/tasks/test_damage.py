@@ -145,8 +145,12 @@ def test_continuations_are_scored_by_the_neural_model(both: Loaded) -> None:
 @pytest.mark.parametrize(
     ("text", "settings", "reason"),
     [
-        ("a=17", {"edits": (0, 0), "broken": True}, "within edits 0 differs .* it is broken"),
-        ("a=17", {"edits": (60, 70)}, "no string found needs 60 to 70 edits .the nearest needs"),
+        (
+            "a=17",
+            {"edits": (0, 0), "broken": True},
+            "the text itself is the only .* 0 edits; broken excludes",
+        ),
+        ("a=17", {"edits": (60, 70)}, "no string found needs 60 to 70 edits, the nearest needs"),
         ("a=17", {"damage": Damage(0, 0, 0, 1.0), "broken": True, "edits": (9, 9)}, "needs 9 "),
     ],
 )
@@ -180,6 +184,7 @@ def test_a_text_that_parses_changes_if_it_is_broken(both: Loaded) -> None:
         ({"damage": "keyborad"}, "the nearest of .* is 'keyboard'"),
         ({"method": "draft", "broken": True}, "broken and edits need another method"),
         ({"method": "draft", "edits": (1, 1)}, "broken and edits need another method"),
+        ({"method": "draft", "damage": "ocr"}, "damage is for method channel"),
         ({"damage": 3}, "the name of a kind of damage"),
     ],
 )

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from maskdiff.languages import Vocabulary
 
 NEGLIGIBLE = 1e-60  # share of p(y | x) that the forward algorithm may leave out
+BLANK = 0.5  # least probability that a text with blanks has no edits
 FLOOR = 1e-7  # of every share, so that every y has some explanation
 OPERATIONS = ("mask", "replace", "swap", "delete", "insert")
 
@@ -41,6 +42,8 @@ class Channel:
         confusion: (symbols, symbols) factors of `replace` for the symbol of a row that becomes
             that of a column, 1 on average; None for 1.
         inserted: (symbols,) factors of `spurious` for each symbol; None for 1.
+        untouched: Probability that y is x; the levels are then those of strings with at least one
+            edit. None for no such condition.
     """
 
     weight: Tensor
@@ -52,6 +55,7 @@ class Channel:
     spurious: Tensor
     confusion: Tensor | None = None
     inserted: Tensor | None = None
+    untouched: float | None = None
 
     @classmethod
     def of_rates(
@@ -80,7 +84,7 @@ class Channel:
         )
 
     def or_untouched(self, share: float) -> Channel:
-        """Return this channel with probability 1 - `share`, and one without edits otherwise."""
+        """Return the channel in which a string has at least one edit with 1 - `share`, or none."""
         parts = {
             "weight": torch.tensor([share]).double(),
             "keep": torch.ones(1).double(),
@@ -89,7 +93,17 @@ class Channel:
         }
         weight = {"weight": (1 - share) * self.weight}
         joined = {n: torch.cat((p, weight.get(n, getattr(self, n)))) for n, p in parts.items()}
-        return Channel(**joined, confusion=self.confusion, inserted=self.inserted)
+        return replace(self, **joined, untouched=share)
+
+    def given_edits(self, lengths: Tensor) -> Tensor:
+        """Return factors (texts, levels) that condition x of `lengths` (texts,) on some edit.
+
+        They are 1 without the condition, and 0 for a level without edits.
+        """
+        if self.untouched is None:
+            return torch.ones(len(lengths), len(self.keep), dtype=torch.float64)
+        some = 1 - self.keep ** lengths[:, None]
+        return torch.where(some > 0, 1 / some.clamp(min=1e-300), 0.0)
 
     @classmethod
     def of(cls, noise: NoiseConfig, sigmas: Sequence[float], symbols: int) -> Channel:
@@ -271,7 +285,8 @@ def channel_log_probs(
     alpha, beta = (x.repeat(1, len(texts), 1, 1) for x in start(channel, evidence.runs))
     scale = torch.zeros(len(texts), dtype=torch.float64)
     end = int(evidence.size[0])
-    found = alpha[0, :, :, end].sum(-1).log()
+    factor = channel.given_edits(lengths)
+    found = (factor * alpha[0, :, :, end]).sum(-1).log()
     band = _Band.of(channel, evidence, lengths)
     runs = evidence.runs[:, :, : max(1, band.reach.bit_length())]  # longer ones are negligible
     for i in range(longest):
@@ -289,8 +304,20 @@ def channel_log_probs(
         peak = torch.maximum(after.amax((-2, -1)), middle.amax((-2, -1))).clamp(min=1e-300)
         alpha[columns], beta[columns] = (x / peak[..., None, None] for x in (after, middle))
         scale = scale + peak[0].log()
-        found = torch.where(lengths == i + 1, alpha[0, :, :, end].sum(-1).log() + scale, found)
-    return found
+        whole = (factor * alpha[0, :, :, end]).sum(-1).log() + scale
+        found = torch.where(lengths == i + 1, whole, found)
+    if channel.untouched is None:
+        return found
+    same = torch.tensor([_same(damaged, text, vocabulary.mask) for text in texts], dtype=torch.bool)
+    # A text with blanks may need no edit even if it is known to be broken.
+    share = max(channel.untouched, BLANK if vocabulary.mask in damaged else 0.0)
+    return torch.where(same, torch.tensor(share, dtype=torch.float64).log(), found)
+
+
+def _same(damaged: Sequence[int], text: Sequence[int], mask: int) -> bool:
+    """Whether the text is the damaged one, whose blanks may be any symbols."""
+    pairs = zip(damaged, text, strict=False)
+    return len(damaged) == len(text) and all(y in (x, mask) for y, x in pairs)
 
 
 @dataclass(frozen=True)

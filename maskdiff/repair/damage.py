@@ -45,7 +45,8 @@ class Damage:
         confusion: (symbols, symbols) probability that the symbol of a row is written as that of a
             column, where it is replaced; None if all are alike. Symbols are `inner_ids`.
         inserted: (symbols,) probability of each inserted symbol; None if all are alike.
-        rates: Possible numbers of edits a symbol, each with its probability for a damaged text.
+        rates: Possible numbers of edits a symbol, each with its probability for a damaged text,
+            which has at least one edit.
         untouched: Probability that a text is right, where nothing is known of it.
     """
 
@@ -79,7 +80,7 @@ class Damage:
             noise = replace(noise, confusion=self.confusion.double() * size)
         if self.inserted is not None:
             noise = replace(noise, inserted=self.inserted.double() * size)
-        return noise if broken else noise.or_untouched(self.untouched)
+        return replace(noise, untouched=0.0) if broken else noise.or_untouched(self.untouched)
 
     def apply(
         self, tokens: Sequence[int], edits: int, vocabulary: Vocabulary, rng: np.random.Generator

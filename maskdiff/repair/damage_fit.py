@@ -101,13 +101,14 @@ def _fit_rates(
 ) -> tuple[float, Mapping[float, float]]:
     """The probability that a text is right and the weights of the rates, by maximum a posteriori.
 
-    A string of n symbols has k edits with a probability proportional to r^k (1 - r)^(n - k) at the
-    rate r, and none if it is right.
+    A damaged string of n symbols has k > 0 edits with a probability proportional to
+    r^k (1 - r)^(n - k) / (1 - (1 - r)^n) at the rate r; a right one has none.
     """
     rates = np.array([*usual.rates])
     kept = np.maximum(sizes - edits, 0)[:, None]
     of_rates = np.exp(edits[:, None] * np.log(rates) + kept * np.log1p(-rates))  # (pairs, rates)
-    p = np.column_stack([edits == 0, of_rates])
+    some = 1 - np.exp(np.maximum(sizes, 1)[:, None] * np.log1p(-rates))
+    p = np.column_stack([edits == 0, np.where(edits[:, None] > 0, of_rates / some, 0.0)])
     prior = np.array(
         [usual.untouched, *((1 - usual.untouched) * np.array([*usual.rates.values()]))]
     )

@@ -190,11 +190,15 @@ class CandidateScorer:
     def add_found(
         self, pool: CandidatePool, found: Sequence[Repaired], trace: tuple[str, ...] | None
     ) -> None:
-        """Add what a beam found, with the beam's scores."""
-        rows = [item.tokens for item in found]
-        fitted = zip(self._by_ngram(rows), self._by_grammar(rows), strict=True)
-        for item, (by_ngram, by_grammar) in zip(found, fitted, strict=True):
-            parts = item.log_prior, item.log_length, by_ngram, by_grammar, item.log_channel
+        """Add what a beam found, with the beam's scores by the model."""
+        rows, damaged = [item.tokens for item in found], pool.damaged
+        vocabulary = self.loaded.language.vocabulary
+        log_channel = self.channel.log_probs(damaged.tokens, rows, vocabulary, damaged.certain)
+        fitted = zip(
+            self._by_ngram(rows), self._by_grammar(rows), log_channel.tolist(), strict=True
+        )
+        for item, (by_ngram, by_grammar, log_p) in zip(found, fitted, strict=True):
+            parts = item.log_prior, item.log_length, by_ngram, by_grammar, log_p
             self._add(pool, item.tokens, parts)
         pool.evaluations += found[0].evaluations if found else 0
         pool.trace = trace if pool.trace is None else (*pool.trace, *(trace or ()))

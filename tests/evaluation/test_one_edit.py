@@ -147,7 +147,6 @@ def test_what_is_known_reaches_the_task(monkeypatch: pytest.MonkeyPatch) -> None
     assert [(call["broken"], call["edits"]) for call in given] == [(False, None), (True, (1, 1))]
 
 
-
 def test_probabilities_are_compared_with_what_is_right() -> None:
     clean = LANGUAGE.sample_many(15, np.random.default_rng(1))
     plan = Plan(num_samples=15, repair_methods=("channel",))

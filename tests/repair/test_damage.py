@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import random
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -32,7 +33,9 @@ def p_value(statistic: float, degrees: int) -> float:
 @pytest.mark.parametrize("broken", [False, True])
 @pytest.mark.parametrize("damage", [Damage(), SKEWED], ids=["default", "skewed"])
 def test_channel_equals_the_sum_over_all_alignments(damage: Damage, broken: bool) -> None:
-    rng, channel, reached = random.Random(3), damage.channel(VOCABULARY, broken), 0
+    """The condition that a text has some edit, which is a factor, is left out."""
+    rng, reached = random.Random(3), 0
+    channel = replace(damage.channel(VOCABULARY, broken), untouched=None)
     for _ in range(12):
         y = tuple(rng.choice((*INNER, VOCABULARY.mask)) for _ in range(rng.randint(1, 4)))
         certain = frozenset(j for j in range(len(y)) if rng.random() < 0.2)
@@ -47,23 +50,29 @@ def test_channel_equals_the_sum_over_all_alignments(damage: Damage, broken: bool
     assert reached > 20
 
 
-def test_the_probability_that_a_text_is_right_is_added_to_its_own() -> None:
-    """For the text itself the mixture is share + (1 - share) p; for every other (1 - share) p."""
+def test_a_text_is_right_with_its_share_and_otherwise_has_an_edit() -> None:
+    """The text itself has the share; another one the rest, given that there is some edit."""
     x, y = tuple(VOCABULARY.encode("abca")), tuple(VOCABULARY.encode("abc"))
-    damaged = Damage().channel(VOCABULARY, broken=True)
-    mixed = damaged.or_untouched(0.3)
+    rate = 0.1
+    damage = Damage(rates={rate: 1.0}, untouched=0.3)
+    damaged, mixed = damage.channel(VOCABULARY, broken=True), damage.channel(VOCABULARY)
+    free = replace(damaged, untouched=None)
     for text in (x, y):
-        p = channel_log_probs(damaged, text, [x], VOCABULARY).exp()
+        p = float(channel_log_probs(free, text, [x], VOCABULARY).exp()) / (1 - (1 - rate) ** len(x))
+        some = 0.0 if text == x else p
         found = channel_log_probs(mixed, text, [x], VOCABULARY).exp()
-        assert float(found) == pytest.approx(0.3 * (text == x) + 0.7 * float(p))
+        assert float(found) == pytest.approx(0.3 if text == x else 0.7 * p)
+        assert float(channel_log_probs(damaged, text, [x], VOCABULARY).exp()) == pytest.approx(some)
     assert float(mixed.weight.sum()) == pytest.approx(1)
 
 
 def test_a_blank_is_no_edit() -> None:
     """A text with a blank is as probable as with the symbol there, up to the rate of edits."""
     x, y = VOCABULARY.encode("abca"), VOCABULARY.encode("ab?a", blanks=True)
-    hidden = float(channel_log_probs(Damage().channel(VOCABULARY), y, [x], VOCABULARY)[0])
-    assert -0.05 < hidden <= 0.0
+    for broken in (False, True):  # a blank is damage enough
+        channel = Damage(untouched=0.5).channel(VOCABULARY, broken)
+        hidden = channel_log_probs(channel, y, [x], VOCABULARY).exp()
+        assert float(hidden) == pytest.approx(0.5)
 
 
 def neighbours(x: Tokens) -> dict[str, set[Tokens]]:

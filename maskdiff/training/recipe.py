@@ -138,7 +138,8 @@ def with_recipe(
         DataError: the corpus cannot be read.
         ConfigError: chosen and given options do not fit each other.
     """
-    if config.language.language in LANGUAGES:
+    corpus_path = Path(config.language.language)
+    if config.language.language in LANGUAGES or not corpus_path.exists():  # refused elsewhere
         return config, []
     if "max_len" not in given and not fixed_model:
         config = replace(config, language=fitted_length(config.language))
@@ -156,8 +157,7 @@ def with_recipe(
     for name in shares.keys() & chosen.keys() - given.keys():
         chosen[name] = min(chosen[name], left)
     complete = load_config(None, {"max_len": longest, **chosen, **limits, **given})
-    name = Path(config.language.language).resolve().name
-    return complete, expectations(name, corpus, complete)
+    return complete, expectations(corpus_path.resolve().name, corpus, complete)
 
 
 def expectations(name: str, corpus: CorpusFacts, config: Config) -> list[str]:

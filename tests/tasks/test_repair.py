@@ -293,6 +293,10 @@ def test_several_answers_are_distinct_and_ordered(
             truths = [bool(item.holds) for item in listed]
             assert truths == sorted(truths, reverse=True)
             order = [score for score, true in zip(order, truths) if true == truths[0]]
+        elif not settings:  # valid ones come first
+            valid = [bool(item.parses) for item in listed]
+            assert valid == sorted(valid, reverse=True)
+            order = [score for score, first in zip(order, valid) if first == valid[0]]
         if "method" in settings:
             order = [-edit_cost(item.edits) for item in listed]
         assert all(a >= b for a, b in itertools.pairwise(order))

@@ -179,7 +179,7 @@ def test_a_run_on_a_folder_says_what_to_expect_and_compares_at_the_end(
     assert any("lines are few" in line for line in before)
     table = out.splitlines()[1:-1]
     assert len(table) <= 5
-    assert [line.split()[0] for line in table[1:3]][:1] == ["model"]
+    assert [line.split()[:2] for line in table[1:3]] == [["nats", "per"], ["one", "edit"]]
     # The probabilities of all strings of a length add up to that of the length.
     loaded = load_denoiser(tmp_path / "run" / "best.pt")
     inner = loaded.vocabulary.inner_ids

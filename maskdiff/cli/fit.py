@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 OPTIONS = ("max_len", "field", "validity", "validity_timeout", "skip_invalid", "accept_ambiguous",
            "start", "spacing")  # fmt: skip
 
+PRIOR_SECONDS = 1.5  # for the weights of the models, on damaged validation lines
+
 
 def add_fit_command(verbs: Any) -> None:
     """Add `fit`."""
@@ -49,12 +51,15 @@ def run_fit(args: argparse.Namespace) -> int:
         check_replaceable(out)
     from maskdiff import checkpoint
     from maskdiff.languages.corpus import fit_max_len
+    from maskdiff.training.comparison import fit_checkpoint_prior
     from maskdiff.training.fitting import fit_corpus
 
     given = overrides(args, LanguageConfig) | {"language": args.folder}
     config = LanguageConfig(**given)
     fit = fit_corpus(config if "max_len" in given else fit_max_len(config), name)
-    checkpoint.save(out, fit.payload())
+    loaded = checkpoint.denoiser_from(fit.payload(), path=str(out))
+    fit_checkpoint_prior(loaded, fit.language, PRIOR_SECONDS)
+    checkpoint.save(out, loaded)
     print("\n".join(summary(fit, out)))
     return 0
 

@@ -232,7 +232,9 @@ TRAINING = [
 # With the options that would otherwise be chosen from the lines.
 TEXTS = (
     f"{SMALL} --save_interval 5 --causal_share 0.3 --repair_share 0.15 --skeleton_share 0.05 "
-    "--length_tilt 0 --dropout 0 --weight_decay 0.01 --criterion mixture --patience 0"
+    "--length_tilt 0 --dropout 0 --weight_decay 0.01 --criterion mixture --patience 0 "
+    "--ema 0.999 --warmup_iters 100 --decay_share 0.6 --sigma_min 0.1 --sigma_max 0.9 "
+    "--k_iter 2 --n_layer 2 --no_compile"
 )
 LANGUAGES = [
     "languages check {tmp}/pairs --lines 40 --draws 40",

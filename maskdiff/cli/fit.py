@@ -57,9 +57,12 @@ def run_fit(args: argparse.Namespace) -> int:
     given = overrides(args, LanguageConfig) | {"language": args.folder}
     config = LanguageConfig(**given)
     fit = fit_corpus(config if "max_len" in given else fit_max_len(config), name)
-    loaded = checkpoint.denoiser_from(fit.payload(), path=str(out))
+    payload = fit.payload()
+    loaded = checkpoint.denoiser_from(payload, path=str(out))
     fit_checkpoint_prior(loaded, fit.language, PRIOR_SECONDS)
-    checkpoint.save(out, loaded)
+    if loaded.fitted_prior is not None:
+        payload["prior"] = loaded.fitted_prior.state()
+    checkpoint.save(out, payload)
     print("\n".join(summary(fit, out)))
     return 0
 

@@ -241,7 +241,7 @@ def train(
 
 def comparison(trainer: Trainer) -> list[str]:
     """Fit the prior of the best checkpoint of a run on a corpus; compare it with an n-gram."""
-    from maskdiff.checkpoint import load_denoiser, save
+    from maskdiff.checkpoint import load, load_denoiser, save
     from maskdiff.languages import LANGUAGES
     from maskdiff.training.comparison import closing_comparison, fit_checkpoint_prior
     from maskdiff.training.time_limit import closing_seconds
@@ -251,7 +251,8 @@ def comparison(trainer: Trainer) -> list[str]:
     best, seconds = trainer.folder / "best.pt", closing_seconds(trainer.config.train.minutes)
     loaded = load_denoiser(best, trainer.device)
     fit_checkpoint_prior(loaded, trainer.language, seconds / 2)
-    save(best, loaded)
+    if loaded.fitted_prior is not None:  # all else stays, the name of a checker too
+        save(best, {**load(best), "prior": loaded.fitted_prior.state()})
     return closing_comparison(loaded, trainer.language, seconds / 2)
 
 

@@ -25,6 +25,7 @@ CHUNK = 8  # strings between two looks at the clock
 WEIGHTS = np.linspace(0.0, 1.5, 31)  # of the causal mode and the n-gram that are tried
 GRAMMAR_WEIGHTS = np.linspace(0.0, 1.0, 6)  # of the fitted grammar
 STRENGTH = 2.0  # of the usual weights, in strings: few strings change them little
+LEAST = -1e9  # log p of a string that a model does not score
 
 Pool = tuple[NDArray[np.float64], NDArray[np.float64], int]  # features, channel, the original's row
 
@@ -92,4 +93,8 @@ def _pools(loaded: Loaded, texts: Sequence[str], seconds: float, seed: int) -> I
             if text in names:
                 rows = [[c.log_model + c.log_length, c.log_ngram, c.log_grammar] for c in fitting]
                 log_channel = np.array([c.log_channel for c in fitting])
-                yield np.nan_to_num(np.array(rows), nan=-1e9), log_channel, names.index(text)
+                yield (
+                    np.nan_to_num(np.array(rows), nan=LEAST, neginf=LEAST),
+                    log_channel,
+                    names.index(text),
+                )

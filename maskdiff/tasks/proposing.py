@@ -93,15 +93,19 @@ def _edited(scorer: CandidateScorer, item: Damaged) -> list[Tokens]:
         return []
     given = tuple(item.tokens)
     seeds, found = [(0.0, given)], {given: float(ngram.log_probs([given])[0])}
+    certain = {given: item.certain}  # the positions in each string
     least, most = scorer.constraints.edits or (0, DEEPEST)
+    if scorer.constraints.max_edits is not None:
+        most = min(most, scorer.constraints.max_edits)
     top, near = -math.inf, set() if least == 0 else {given}  # strings with too few edits
     for depth in range(min(DEEPEST, most)):
         reached: dict[Tokens, float] = {}
         for cost, tokens in seeds:
-            kept = item.certain if depth == 0 else ()
+            kept = certain[tokens]
             for score, made in likely_neighbours(ngram, tokens, NEIGHBOURS, scorer.weights, kept):
                 if made not in found:
                     reached[made] = max(reached.get(made, -math.inf), score + cost + EDIT)
+                    certain.setdefault(made, _shifted(kept, tokens, made))
         found |= reached
         near |= reached.keys() if depth + 1 < least else set()
         best = sorted(reached, key=lambda made: -reached[made])[:SEEDS]
@@ -114,6 +118,15 @@ def _edited(scorer: CandidateScorer, item: Damaged) -> list[Tokens]:
     wanted = (made for made in found.keys() - near if low <= len(made) <= high)
     ranked = sorted(wanted, key=lambda made: (-found[made], made))
     return [made for made in ranked[:EDITED] if found[made] > found[ranked[0]] - MARGIN]
+
+
+def _shifted(places: frozenset[int], tokens: Tokens, made: Tokens) -> frozenset[int]:
+    """The positions of symbols of `tokens` in `made`, which is one edit of others away."""
+    if not places:
+        return places
+    pairs = enumerate(zip(tokens, made, strict=False))
+    same = next((i for i, (a, b) in pairs if a != b), min(len(tokens), len(made)))
+    return frozenset(i if i < same else i + len(made) - len(tokens) for i in places)
 
 
 def _continued(scorer: CandidateScorer, damaged: Sequence[Damaged]) -> list[CandidatePool]:

@@ -360,8 +360,8 @@ class Trainer:
     def set_length(self) -> TrainConfig:
         """Set the steps of the run by its speed and the time that is left; returns the options."""
         clock, train, progress = self.time_limit.clock, self.config.train, self.progress
-        times = [clock()]
-        for measured in (self.save_usable, self.validate):
+        times: list[float] = []  # from the end of a first save, which also fits the simple models
+        for measured in (self.save_usable, self.save_usable, self.validate):
             measured()
             times.append(clock())
         steps, interval = self.time_limit.plan(train, progress.step, times)

@@ -164,12 +164,13 @@ def expectations(name: str, corpus: CorpusFacts, config: Config) -> list[str]:
     """Return the lines, at most five, that say what to expect of a run."""
     minutes = config.train.minutes
     verdict = [text for least, text in VERDICTS if least <= corpus.train][-1]
-    time = f"{minutes:g} min" if minutes else f"{config.train.max_iters:,} steps"
+    steps = f"{config.train.max_iters:,} steps (--max_iters)"
+    time = f"{minutes:g} min (--minutes)" if minutes else steps
     return [
         f"{name}: {corpus.lines:,} lines ({corpus.distinct:,} distinct), {corpus.symbols} symbols, "
         f"longest line {corpus.longest}",
         f"split: {corpus.train:,} lines to train on, {corpus.validation:,} to validate, "
         f"{corpus.test:,} to test",
-        f"purpose: {config.train.purpose} (--for); {time} (--minutes)",
+        f"purpose: {config.train.purpose} (--for); {time}",
         f"{corpus.distinct:,} lines are {verdict}",
     ]

@@ -46,6 +46,14 @@ def test_fits_a_folder_and_prints_a_command_that_works(
     assert capsys.readouterr().out.strip()
 
 
+def test_the_file_names_the_checker_and_has_the_weights(home: Path) -> None:
+    (home / "pairs" / "check.py").write_text("def ok(text):\n    return '=' in text\n")
+    assert main(["fit", "pairs", "--validity", "check:ok?"]) == 0
+    payload = checkpoint.load("runs/pairs/best.pt")
+    assert payload["config"]["language"]["validity"] == "check:ok?"
+    assert payload["prior"]["ngram"] > 0
+
+
 def test_a_grammar_makes_every_answer_parse(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder(home / "pairs", lines(400), GRAMMAR)
     assert main(["fit", "pairs", "--accept_ambiguous"]) == 0

@@ -26,7 +26,14 @@ from maskdiff.models.prior import Prior
 from maskdiff.repair import Damage
 from maskdiff.sampling.presets import PRESETS
 from maskdiff.tasks import calibrating
-from maskdiff.tasks.candidates import CandidatePool, CandidateScorer, Damaged, RepairConstraints
+from maskdiff.tasks.candidates import (
+    CandidatePool,
+    CandidateScorer,
+    Damaged,
+    RepairConstraints,
+    positions,
+)
+from maskdiff.text.edits import edit_cost, edit_script
 from tests.helpers.corpora import GRAMMAR
 from tests.helpers.fits import fitted, fitted_payload
 from tests.helpers.tiny import tiny_loaded, tiny_payload
@@ -70,6 +77,22 @@ def test_repairs_to_lines_of_the_corpus(fit: Loaded) -> None:
     """What no line has: a field without its sign, two signs."""
     for result in tasks.repair(fit, ["a17;b=4", "a=17;b==4"]):
         assert re.fullmatch(r"[abc]=\d+(;[abc]=\d+)*", result.text)
+
+
+def test_certain_symbols_stay_where_other_symbols_are_likelier(fit: Loaded) -> None:
+    text = "aa1==;;b74c"
+    for certain in ([(0, len(text))], [(0, 7)], [(4, len(text))]):
+        (result,) = tasks.repair(fit, [text], certain=certain)
+        assert not result.error
+        assert edit_script(text, result.text, certain=positions(certain)) is not None
+
+
+@pytest.mark.parametrize("most", [0, 1, 2])
+def test_few_edits_of_a_text_that_needs_many(fit: Loaded, most: int) -> None:
+    (result,) = tasks.repair(fit, ["aa1==;;b74c"], max_edits=most)
+    assert not result.error
+    assert result.edits is not None
+    assert edit_cost(result.edits) <= most
 
 
 def test_edits_blanks_from_both_sides(fit: Loaded) -> None:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 OPTIONS = ("max_len", "field", "validity", "validity_timeout", "skip_invalid", "accept_ambiguous",
            "start", "spacing")  # fmt: skip
 
-PRIOR_SECONDS = 1.5  # for the weights of the models, on damaged validation lines
+PRIOR_SYMBOLS = 1500  # of damaged validation lines, for the weights of the models
 
 
 def add_fit_command(verbs: Any) -> None:
@@ -59,7 +59,7 @@ def run_fit(args: argparse.Namespace) -> int:
     fit = fit_corpus(config if "max_len" in given else fit_max_len(config), name)
     payload = fit.payload()
     loaded = checkpoint.denoiser_from(payload, path=str(out))
-    fit_checkpoint_prior(loaded, fit.language, PRIOR_SECONDS)
+    fit_checkpoint_prior(loaded, fit.language, PRIOR_SYMBOLS)
     if loaded.fitted_prior is not None:
         payload["prior"] = loaded.fitted_prior.state()
     checkpoint.save(out, payload)

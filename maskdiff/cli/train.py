@@ -37,6 +37,8 @@ if TYPE_CHECKING:
 
 # Modules that import torch are imported in functions, so that --help and errors answer at once.
 
+CLOSING_TOKENS = 200  # tokens of training for each symbol on which the prior is fitted
+
 
 def build_parser() -> Parser:
     """The parser: every option of the configuration, and three flags of this program."""
@@ -243,17 +245,21 @@ def comparison(trainer: Trainer) -> list[str]:
     """Fit the prior of the best checkpoint of a run on a corpus; compare it with an n-gram."""
     from maskdiff.checkpoint import load, load_denoiser, save
     from maskdiff.languages import LANGUAGES
+    from maskdiff.tasks.calibrating import SYMBOLS
     from maskdiff.training.comparison import closing_comparison, fit_checkpoint_prior
-    from maskdiff.training.time_limit import closing_seconds
+    from maskdiff.training.time_limit import CLOSING_SHARE, closing_seconds
 
     if trainer.config.language.language in LANGUAGES:
         return []
     best, seconds = trainer.folder / "best.pt", closing_seconds(trainer.config.train.minutes)
     loaded = load_denoiser(best, trainer.device)
-    fit_checkpoint_prior(loaded, trainer.language, seconds / 2)
+    # Short runs take as little time for it; the number of lines does not depend on the clock.
+    symbols = min(SYMBOLS, trainer.progress.tokens // CLOSING_TOKENS)
+    seconds = min(seconds / 2, CLOSING_SHARE * trainer.progress.seconds)
+    fit_checkpoint_prior(loaded, trainer.language, symbols)
     if loaded.fitted_prior is not None:  # all else stays, the name of a checker too
         save(best, {**load(best), "prior": loaded.fitted_prior.state()})
-    return closing_comparison(loaded, trainer.language, seconds / 2)
+    return closing_comparison(loaded, trainer.language, seconds)
 
 
 def introduction(trainer: Trainer) -> list[str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -21,7 +20,8 @@ if TYPE_CHECKING:
 
 ONE_EDIT = 0.75  # share of the strings with one edit; the others have two
 LINES = 300  # strings that are damaged at most
-CHUNK = 8  # strings between two looks at the clock
+CHUNK = 8  # strings whose candidates are scored together
+SYMBOLS = 4000  # of the strings that are damaged: half a minute on one core
 WEIGHTS = np.linspace(0.0, 1.5, 31)  # of the causal mode and the n-gram that are tried
 GRAMMAR_WEIGHTS = np.linspace(0.0, 1.0, 6)  # of the fitted grammar
 STRENGTH = 2.0  # of the usual weights, in strings: few strings change them little
@@ -30,7 +30,7 @@ LEAST = -1e9  # log p of a string that a model does not score
 Pool = tuple[NDArray[np.float64], NDArray[np.float64], int]  # features, channel, the original's row
 
 
-def fit_prior(loaded: Loaded, texts: Sequence[str], seconds: float = 30.0, seed: int = 0) -> Prior:
+def fit_prior(loaded: Loaded, texts: Sequence[str], symbols: int = SYMBOLS, seed: int = 0) -> Prior:
     """Return the weights under which the originals of damaged strings are most probable.
 
     Every string gets one or two random edits. The posterior of its original among the candidates
@@ -41,14 +41,15 @@ def fit_prior(loaded: Loaded, texts: Sequence[str], seconds: float = 30.0, seed:
     Args:
         loaded: A model with an n-gram; its present weights are not used.
         texts: Strings that neither was trained on.
-        seconds: Time for the candidates, roughly.
+        symbols: Symbols of the strings that are used, in their order; at least one string is.
         seed: Of the damage.
     """
     usual = Prior.usual(not isinstance(loaded.denoiser, NGramDenoiser), loaded.ngram is not None)
     if loaded.ngram is None or not texts:
         return usual
     every = replace(loaded, fitted_prior=Prior(1.0, 1.0, 1.0))
-    pools = _pools(every, list(texts)[:LINES], seconds, seed)
+    sizes = np.cumsum([len(text) for text in texts[:LINES]])
+    pools = _pools(every, texts[: max(1, int((sizes <= symbols).sum()))], seed)
     neural = WEIGHTS if usual.neural else np.zeros(1)
     grammar = np.zeros(1) if loaded.grammar_model is None else GRAMMAR_WEIGHTS
     axes = np.meshgrid(neural, WEIGHTS, grammar, indexing="ij")
@@ -68,17 +69,15 @@ def _log_posterior(pool: Pool, grid: NDArray[np.float64]) -> NDArray[np.float64]
     return np.asarray(total[row] - np.logaddexp.reduce(total, axis=0))
 
 
-def _pools(loaded: Loaded, texts: Sequence[str], seconds: float, seed: int) -> Iterator[Pool]:
-    """The candidates of damaged strings, until the time is over."""
+def _pools(loaded: Loaded, texts: Sequence[str], seed: int) -> Iterator[Pool]:
+    """The candidates of damaged strings."""
     vocabulary, damage = loaded.language.vocabulary, Damage()
-    rng, started = np.random.default_rng([seed, 71]), time.monotonic()
+    rng = np.random.default_rng([seed, 71])
     constraints = RepairConstraints(broken=True)
     channel = damage.channel(vocabulary, broken=True)
     weights = damage.weights(len(vocabulary.inner_ids))
     scorer = CandidateScorer(loaded, channel, constraints, weights)
     for first in range(0, len(texts), CHUNK):
-        if time.monotonic() - started > seconds:
-            return
         originals = texts[first : first + CHUNK]
         edits = 2 - (rng.random(len(originals)) < ONE_EDIT)
         broken = [

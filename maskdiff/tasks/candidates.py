@@ -267,15 +267,13 @@ def best_result(
     fitting = pool.fitting(constraints)
     if not fitting:
         return None
-    looked, refused = None, 0.0
-    shares = _shares(fitting)
+    looked, possible = None, fitting
     if language.validity and not constraints.grammar:  # with a grammar all that fit are valid
         ordered, looked = valid_first(
             fitting, lambda c: c.parses, constraints.look, constraints.top
         )
         if ordered[0].parses:  # then what was refused before it is not the original
-            tested = fitting[: fitting.index(ordered[0])]
-            refused = sum(shares[c.text] for c in tested)
+            possible = fitting[fitting.index(ordered[0]) :]
         fitting = ordered
     best = fitting[0]
     made = judged(
@@ -289,10 +287,20 @@ def best_result(
         alternatives=listed,
         candidates=looked,
         change=change,
-        probability=None
-        if constraints.by_edits
-        else min(1.0, shares[best.text] / max(1 - refused, 1e-300)),
+        probability=_probability(best, possible, constraints),
     )
+
+
+def _probability(
+    best: RepairCandidate, possible: Sequence[RepairCandidate], constraints: RepairConstraints
+) -> float | None:
+    """The probability of the answer among what is possible; None if nothing has a probability."""
+    if constraints.by_edits or best.total == -math.inf:
+        return None
+    size = len(best.damaged.text)
+    if constraints.same_length and len(best.text) == size:  # log p(n) is left out
+        possible = [c for c in possible if len(c.text) == size]
+    return min(1.0, _shares(possible)[best.text])
 
 
 def _shares(fitting: Sequence[RepairCandidate]) -> dict[str, float]:

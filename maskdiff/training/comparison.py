@@ -28,10 +28,10 @@ BATCH = 64  # lines that the model scores at once
 UNSEEN = 0.5  # what is added to the number of training lines of each length
 
 
-def fit_checkpoint_prior(loaded: Loaded, language: Language, seconds: float) -> None:
+def fit_checkpoint_prior(loaded: Loaded, language: Language, symbols: int) -> None:
     """Fit the weights of the model and its n-gram on validation lines; see `fit_prior`."""
     if loaded.ngram is not None and _comparable(loaded):
-        loaded.fitted_prior = fit_prior(loaded, held_lines(language, "validation"), seconds)
+        loaded.fitted_prior = fit_prior(loaded, held_lines(language, "validation"), symbols)
 
 
 def closing_comparison(loaded: Loaded, language: Language, seconds: float = 20.0) -> list[str]:

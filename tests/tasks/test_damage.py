@@ -202,9 +202,7 @@ def test_impossible_settings_are_refused(
 def test_known_weights_are_recovered(both: Loaded, monkeypatch: pytest.MonkeyPatch) -> None:
     """Originals are drawn by weights 0.4 and 0.7, from 12 candidates of 300 strings."""
 
-    def simulated(
-        loaded: Loaded, texts: list[str], seconds: float, seed: int
-    ) -> Iterator[calibrating.Pool]:
+    def simulated(loaded: Loaded, texts: list[str], seed: int) -> Iterator[calibrating.Pool]:
         rng = np.random.default_rng(seed)
         for _ in texts:
             features, channel = rng.normal(-20, 3, (12, 2)), rng.normal(-5, 1, 12)
@@ -222,7 +220,7 @@ def test_known_weights_are_recovered(both: Loaded, monkeypatch: pytest.MonkeyPat
 @pytest.mark.slow
 def test_the_fit_of_a_prior_is_deterministic(fit: Loaded) -> None:
     texts = lines(16, seed=8)
-    first, second = (calibrating.fit_prior(fit, texts, seconds=1e9) for _ in range(2))
+    first, second = (calibrating.fit_prior(fit, texts) for _ in range(2))
     assert first == second
     assert first.neural == 0.0  # the n-gram alone
     assert 0.3 <= first.ngram <= 1.5

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from maskdiff.repair.beam import Repaired, candidate_lengths, repair_channel
 from maskdiff.repair.channel import Channel, Evidence, channel_log_probs, rest_costs
-from maskdiff.repair.damage import DAMAGES, Damage, named_damage
+from maskdiff.repair.damage import DAMAGES, Damage, FewEdits, named_damage
 from maskdiff.repair.damage_fit import damage_of_file, fit_damage
 from maskdiff.repair.neighbours import EditWeights, likely_neighbours
 from maskdiff.repair.truncation import Truncation, likely_continuations
@@ -27,6 +27,7 @@ __all__ = [
     "Damage",
     "EditWeights",
     "Evidence",
+    "FewEdits",
     "Repaired",
     "Truncation",
     "candidate_lengths",

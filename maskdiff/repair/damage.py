@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from maskdiff.languages import Vocabulary
 
 # Rates of edits a symbol and how likely they are: one edit is the most frequent damage.
+TYPICAL = 30  # symbols of a text to which the rates refer
+HIGHEST = 0.5  # rate of a short text
 RATES = {0.01: 0.8, 0.03: 0.15, 0.1: 0.04, 0.3: 0.01}
 DRAWS = 100  # of an edit that is impossible where it falls
 CHANCE = 0.1  # share of replacements and insertions that follow no table of confusions
@@ -45,8 +47,9 @@ class Damage:
         confusion: (symbols, symbols) probability that the symbol of a row is written as that of a
             column, where it is replaced; None if all are alike. Symbols are `inner_ids`.
         inserted: (symbols,) probability of each inserted symbol; None if all are alike.
-        rates: Possible numbers of edits a symbol, each with its probability for a damaged text,
-            which has at least one edit.
+        rates: Possible numbers of edits a symbol of a text of `TYPICAL` symbols, each with its
+            probability for a damaged text, which has at least one edit. The number of edits of a
+            text does not depend on its length.
         untouched: Probability that a text is right, where nothing is known of it.
     """
 
@@ -59,15 +62,17 @@ class Damage:
     rates: Mapping[float, float] = field(default_factory=lambda: dict(RATES))
     untouched: float = UNTOUCHED
 
-    def channel(self, vocabulary: Vocabulary, broken: bool = False) -> Channel:
+    def channel(
+        self, vocabulary: Vocabulary, broken: bool = False, length: int = TYPICAL
+    ) -> Channel:
         """Return the channel of few edits of this kind; every blank hides one symbol.
 
-        The rate of edits is unknown. Unless the text is `broken`, it has none with probability
-        `untouched`.
+        The rate of edits is unknown. Unless the text, of `length` symbols, is `broken`, it has
+        none with probability `untouched`.
         """
         size = len(vocabulary.inner_ids)
         noise = Channel.of_rates(
-            tuple(self.rates),
+            [min(rate * TYPICAL / max(length, 1), HIGHEST) for rate in self.rates],
             insert=self.insert,
             delete=self.delete,
             replace=self.replace,
@@ -127,6 +132,25 @@ class Damage:
             replace=log(self.replace / symbols),
             transpose=log(self.swap),
         )
+
+
+@dataclass(frozen=True)
+class FewEdits:
+    """The channel of a damage for texts of any length; see `Damage.channel`."""
+
+    damage: Damage
+    broken: bool = False
+
+    def log_probs(
+        self,
+        damaged: Sequence[int],
+        texts: Sequence[Sequence[int]],
+        vocabulary: Vocabulary,
+        certain: Collection[int] = (),
+    ) -> Tensor:
+        """Return log p(y | x), see `channel_log_probs`."""
+        channel = self.damage.channel(vocabulary, self.broken, len(damaged))
+        return channel.log_probs(damaged, texts, vocabulary, certain)
 
 
 def _normal(shares: Tensor | None) -> NDArray[np.float64] | None:

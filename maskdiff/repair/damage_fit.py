@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from maskdiff.errors import DataError, ParseError, quote
-from maskdiff.repair.damage import Damage
+from maskdiff.repair.damage import HIGHEST, TYPICAL, Damage
 from maskdiff.text.edits import Edit, edit_script
 from maskdiff.utils.tables import is_table, read_table
 
@@ -104,10 +104,11 @@ def _fit_rates(
     A damaged string of n symbols has k > 0 edits with a probability proportional to
     r^k (1 - r)^(n - k) / (1 - (1 - r)^n) at the rate r; a right one has none.
     """
-    rates = np.array([*usual.rates])
+    lengths = np.maximum(sizes, 1)[:, None]
+    rates = np.minimum(np.array([*usual.rates]) * TYPICAL / lengths, HIGHEST)  # (pairs, rates)
     kept = np.maximum(sizes - edits, 0)[:, None]
-    of_rates = np.exp(edits[:, None] * np.log(rates) + kept * np.log1p(-rates))  # (pairs, rates)
-    some = 1 - np.exp(np.maximum(sizes, 1)[:, None] * np.log1p(-rates))
+    of_rates = np.exp(edits[:, None] * np.log(rates) + kept * np.log1p(-rates))
+    some = 1 - np.exp(lengths * np.log1p(-rates))
     p = np.column_stack([edits == 0, np.where(edits[:, None] > 0, of_rates / some, 0.0)])
     prior = np.array(
         [usual.untouched, *((1 - usual.untouched) * np.array([*usual.rates.values()]))]

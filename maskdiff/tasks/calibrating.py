@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from maskdiff.models.ngram_denoiser import NGramDenoiser
 from maskdiff.models.prior import Prior
-from maskdiff.repair import Damage
+from maskdiff.repair import Damage, FewEdits
 from maskdiff.tasks.candidates import CandidateScorer, Damaged, RepairConstraints
 from maskdiff.tasks.proposing import channel_candidates
 
@@ -74,7 +74,7 @@ def _pools(loaded: Loaded, texts: Sequence[str], seed: int) -> Iterator[Pool]:
     vocabulary, damage = loaded.language.vocabulary, Damage()
     rng = np.random.default_rng([seed, 71])
     constraints = RepairConstraints(broken=True)
-    channel = damage.channel(vocabulary, broken=True)
+    channel = FewEdits(damage, broken=True)
     weights = damage.weights(len(vocabulary.inner_ids))
     scorer = CandidateScorer(loaded, channel, constraints, weights)
     for first in range(0, len(texts), CHUNK):

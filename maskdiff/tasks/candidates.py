@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from maskdiff.config import CANDIDATES
 from maskdiff.languages import truth_of
-from maskdiff.repair import Channel, EditWeights, Repaired, Truncation
+from maskdiff.repair import Channel, EditWeights, FewEdits, Repaired, Truncation
 from maskdiff.tasks.results import Alternative, Change, Result, judged, log_probs, valid_first
 from maskdiff.tasks.search import length_prior, with_answer
 from maskdiff.text.edits import Edit, edit_cost, edit_distance, edit_script
@@ -182,7 +182,7 @@ class CandidateScorer:
     """
 
     loaded: Loaded
-    channel: Channel | Truncation
+    channel: Channel | FewEdits | Truncation
     constraints: RepairConstraints
     weights: EditWeights = field(default_factory=EditWeights)
     wide: bool = False

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from maskdiff.languages import HasValue, truth_of
 from maskdiff.languages.cfg import UNREADABLE, NearestString, nearest_strings
-from maskdiff.repair import Truncation, likely_continuations, likely_neighbours
+from maskdiff.repair import FewEdits, Truncation, likely_continuations, likely_neighbours
 from maskdiff.sampling import GrammarConstraint
 from maskdiff.tasks.candidates import (
     CandidatePool,
@@ -68,9 +68,10 @@ def channel_candidates(
     ]
     rows = [pool.damaged.tokens for pool in searched]
     certain = [pool.damaged.certain for pool in searched]
-    found, notes = explain(
-        scorer.loaded, rows, scorer.channel, beam, slack, trace, grammar, certain, None
-    )
+    channel = scorer.channel
+    if isinstance(channel, FewEdits):  # the search takes one channel for texts of all lengths
+        channel = channel.damage.channel(scorer.loaded.language.vocabulary, channel.broken)
+    found, notes = explain(scorer.loaded, rows, channel, beam, slack, trace, grammar, certain, None)
     for pool, items, steps in zip(searched, found, notes, strict=True):
         scorer.add_found(pool, items, steps)
     for pool, strings in zip(pools, edited, strict=True):

@@ -13,7 +13,7 @@ from maskdiff.config import CANDIDATES
 from maskdiff.drawing.random import new_keys
 from maskdiff.errors import CanvasError, ConfigError, DataError, nearest, quote
 from maskdiff.languages import HasValue
-from maskdiff.repair import Channel, Damage, Truncation, named_damage
+from maskdiff.repair import Channel, Damage, FewEdits, Truncation, named_damage
 from maskdiff.sampling import Draw, Everything, Sampler, Unmask, constrained
 from maskdiff.tasks.candidates import (
     CandidatePool,
@@ -184,8 +184,8 @@ def _scorer(loaded: Loaded, search: _Search, constraints: RepairConstraints) -> 
                 "fit one to the corpus: maskdiff fit FOLDER"
             )
         return CandidateScorer(loaded, known, constraints)
-    channel = known.channel(vocabulary, broken=constraints.broken)
-    return CandidateScorer(loaded, channel, constraints, known.weights(symbols))
+    edits = FewEdits(known, constraints.broken)
+    return CandidateScorer(loaded, edits, constraints, known.weights(symbols))
 
 
 def _unchanged(

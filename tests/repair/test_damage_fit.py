@@ -11,6 +11,7 @@ import torch
 from maskdiff.errors import DataError, ParseError
 from maskdiff.languages import Vocabulary
 from maskdiff.repair import Damage, damage_of_file, fit_damage
+from maskdiff.repair.damage import TYPICAL
 
 SYMBOLS = "abcdef"
 VOCABULARY = Vocabulary.of(SYMBOLS, digit=False)
@@ -39,7 +40,7 @@ def sampled_pairs(damage: Damage, count: int, seed: int = 0) -> list[Pair]:
         right = rng.choice(VOCABULARY.inner_ids, 12).tolist()
         edits = 0
         if rng.random() >= damage.untouched:
-            rate = rng.choice(rates, p=weights)
+            rate = rng.choice(rates, p=weights) * TYPICAL / 12
             while not edits:  # a damaged string has some edit
                 edits = int(rng.binomial(12, rate))
         broken = damage.apply(right, edits, VOCABULARY, rng)
@@ -68,7 +69,8 @@ def test_a_known_damage_is_recovered_from_two_thousand_pairs() -> None:
         assert (found - known).abs().max() < 0.25
 
     def edits(damage: Damage) -> float:
-        each = sum(12 * r * w / (1 - (1 - r) ** 12) for r, w in damage.rates.items())
+        rates = [(r * TYPICAL / 12, w) for r, w in damage.rates.items()]
+        each = sum(12 * r * w / (1 - (1 - r) ** 12) for r, w in rates)
         return (1 - damage.untouched) * each
 
     assert fitted.untouched == pytest.approx(damage.untouched, abs=0.04)

@@ -227,3 +227,14 @@ def test_the_fit_of_a_prior_is_deterministic(fit: Loaded) -> None:
     assert first.neural == 0.0  # the n-gram alone
     assert 0.3 <= first.ngram <= 1.5
     assert calibrating.fit_prior(fit, []) == Prior.usual(False, True)
+
+
+@pytest.mark.parametrize("holds", [False, True])
+def test_edits_exclude_a_text_that_parses(both: Loaded, holds: bool) -> None:
+    """As `broken` does; without either such a text stays."""
+    text = "(+12)=3"
+    (free,) = tasks.repair(both, [text], grammar=True, holds=holds)
+    assert free.text == text
+    (result,) = tasks.repair(both, [text], grammar=True, holds=holds, edits=(1, 2))
+    assert both.language.parses(result.text)
+    assert 1 <= edit_distance(text, result.text) <= 2

@@ -245,6 +245,8 @@ def _check(language: Language, search: _Search, constraints: RepairConstraints) 
         raise ConfigError(
             f"sigma is {sigma:g}; give the share of damaged symbols, above 0 and at most 1"
         )
+    if sigma is not None and search.damage not in ("edits", NOISE):
+        raise ConfigError("sigma is for damage noise; leave out one of the two")
     if method != "channel" and search.damage not in ("edits", NOISE):
         raise ConfigError(f"damage is for method channel; leave it out for {method}")
     if edits is not None and edits[0] > edits[1]:

@@ -242,14 +242,14 @@ threads, seed = IntegerRange(0, MAX_THREADS), IntegerRange(0, MAX_SEED)
 place = IntegerRange(0, MAX_PLACE)
 
 
-def length_range(text: str, lowest: int = 1) -> tuple[int, int]:
-    """Read `N` or `N..M`, in symbols without BOS and EOS, of at least `lowest`."""
+def count_range(text: str, lowest: int, what: str) -> tuple[int, int]:
+    """Read `N` or `N..M` of at least `lowest`; an error says that the text is no `what`."""
     low, dots, high = text.partition("..")
     try:
         bounds = place(low), place(high if dots else low)
     except argparse.ArgumentTypeError:
         raise argparse.ArgumentTypeError(
-            f"{quote(text)} is no length: give N or N..M, in symbols, up to {place.high}"
+            f"{quote(text)} is no {what}, up to {place.high}"
         ) from None
     if not lowest <= bounds[0] <= bounds[1]:
         raise argparse.ArgumentTypeError(
@@ -258,9 +258,19 @@ def length_range(text: str, lowest: int = 1) -> tuple[int, int]:
     return bounds
 
 
+def length_range(text: str) -> tuple[int, int]:
+    """Read `N` or `N..M`, in symbols without BOS and EOS; at least 1."""
+    return count_range(text, 1, "length: give N or N..M, in symbols")
+
+
 def new_length(text: str) -> tuple[int, int]:
     """Read `N` or `N..M`, the number of symbols that replace others; 0 is allowed."""
-    return length_range(text, lowest=0)
+    return count_range(text, 0, "length: give N or N..M, in symbols")
+
+
+def edit_range(text: str) -> tuple[int, int]:
+    """Read `N` or `N..M`, a number of edits; 0 is allowed."""
+    return count_range(text, 0, "number of edits: give N or N..M")
 
 
 def span(text: str, empty: bool = False) -> tuple[int, int]:

@@ -97,7 +97,7 @@ def summary(fit: Fit, out: Path) -> list[str]:
     some = sorted(fit.tested or texts, key=len)
     whole = some[len(some) // 2]
     middle = len(whole) // 2
-    broken = whole[:middle] + whole[middle + 1 :]
+    broken = whole[:middle] + whole[middle + 1 :] or whole
     words = ["python", "inference.py", "repair", "--checkpoint", str(out)]
     if fit.config.language.validity:
         words += ["--language", fit.config.language.language]

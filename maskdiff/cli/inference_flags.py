@@ -80,7 +80,7 @@ def _add_repair(verbs: Any) -> None:
     _flag(verb, "--method", "NAME", methods, str, "channel")
     _switch(verb, "--broken", "the strings are certainly damaged: unchanged is no answer")
     _flag(
-        verb, "--edits", "N", "number of edits: N or N..M; a transposition is one", cli.new_length
+        verb, "--edits", "N", "number of edits: N or N..M; a transposition is one", cli.edit_range
     )
     kinds = (
         "edits (default), keyboard, ocr, swap, truncation (the end is lost), noise (that of the "

@@ -53,6 +53,11 @@ class RepairConstraints:
     by_edits: bool = False
     same_length: bool = False
 
+    @property
+    def may_stay(self) -> bool:
+        """Whether an input without blanks may be its own answer."""
+        return not self.broken and (self.edits is None or self.edits[0] == 0)
+
 
 @dataclass(frozen=True)
 class Damaged:

@@ -92,7 +92,7 @@ def repair(
         damage: One of `DAMAGES`, `noise` (that of the training), or what `fit_damage` returns.
         sigma: Share of symbols damaged by the training noise, in (0, 1]; implies `noise`.
         slack: Maximal change of the length by `channel`.
-        grammar: Every result parses; a text that parses stays, unless it is `broken`.
+        grammar: Every result parses. A text that parses stays unless `broken` or `edits` forbid it.
         holds: As `grammar`, true candidates first. A text that parses stays if none is true.
         max_edits: More insertions, deletions and replacements are an error; filled blanks are free.
         top: Number of `alternatives`; a text that stays is the only one.
@@ -142,7 +142,7 @@ def _repaired(
     check = _InputCheck(loaded.language, search, constraints, certain)
     foreign, good, results, damaged = _encoded(loaded, texts, certain, check)
     # Texts that need no repair; then drafts or searches for the others.
-    if constraints.grammar and not constraints.broken:
+    if constraints.grammar and constraints.may_stay:
         results |= _unchanged(scorer, damaged, good)
     items, made = {i: damaged[i] for i in good}, []
     if items and search.method == "draft":
@@ -245,6 +245,8 @@ def _check(language: Language, search: _Search, constraints: RepairConstraints) 
         raise ConfigError(
             f"sigma is {sigma:g}; give the share of damaged symbols, above 0 and at most 1"
         )
+    if sigma is not None and search.damage not in ("edits", NOISE):
+        raise ConfigError("sigma is for damage noise; leave out one of the two")
     if method != "channel" and search.damage not in ("edits", NOISE):
         raise ConfigError(f"damage is for method channel; leave it out for {method}")
     if edits is not None and edits[0] > edits[1]:

@@ -128,3 +128,12 @@ def test_a_corpus_without_held_out_lines_is_fitted(
     folder(home / "few", few)
     assert main(["fit", "few"]) == 0
     assert "no test lines" in capsys.readouterr().out
+
+
+def test_the_command_for_lines_of_one_symbol_has_a_text(
+    home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder(home / "short", ["a"])
+    assert main(["fit", "short"]) == 0
+    command = capsys.readouterr().out.splitlines()[-1]
+    assert inference(shlex.split(command.removeprefix("repair a string: "))[2:]) == 0

@@ -225,3 +225,21 @@ def test_the_fit_of_a_prior_is_deterministic(fit: Loaded) -> None:
     assert first.neural == 0.0  # the n-gram alone
     assert 0.3 <= first.ngram <= 1.5
     assert calibrating.fit_prior(fit, []) == Prior.usual(False, True)
+
+
+@pytest.mark.parametrize("holds", [False, True])
+def test_edits_exclude_a_text_that_parses(both: Loaded, holds: bool) -> None:
+    """As `broken` does; without either such a text stays."""
+    text = "(+12)=3"
+    (free,) = tasks.repair(both, [text], grammar=True, holds=holds)
+    assert free.text == text
+    (result,) = tasks.repair(both, [text], grammar=True, holds=holds, edits=(1, 2))
+    assert both.language.parses(result.text)
+    assert 1 <= edit_distance(text, result.text) <= 2
+
+
+def test_sigma_is_refused_beside_another_damage(fit: Loaded) -> None:
+    """It is the level of the training noise."""
+    with pytest.raises(ConfigError, match="sigma is for damage noise"):
+        tasks.repair(fit, ["a17;b=4"], damage="keyboard", sigma=0.2)
+    assert tasks.repair(fit, ["a17;b=4"], damage="noise", sigma=0.2)[0].error is None

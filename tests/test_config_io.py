@@ -254,6 +254,7 @@ def test_merge_keys_equal_those_of_pyyaml(seed: int) -> None:
 def reference(text: str) -> Any:
     """Return the values of PyYAML's events with styles; `ValueError` for refused input."""
     anchors: dict[str, Any] = {}
+    defined: set[str] = set()
     events = iter(list(yaml.parse(text, Loader=yaml.SafeLoader))[1:])
 
     def value(event: yaml.Event, depth: int) -> Any:
@@ -261,6 +262,9 @@ def reference(text: str) -> Any:
             return anchors[event.anchor]
         if event.tag not in (None, "!") or depth > 8:
             raise ValueError
+        if event.anchor in defined:  # refused by PyYAML when it composes the nodes
+            raise ValueError
+        defined.update([event.anchor] if event.anchor else [])
         if isinstance(event, yaml.ScalarEvent):
             made: Any = (event.value, event.style is None)
         elif isinstance(event, yaml.SequenceStartEvent):
@@ -337,6 +341,11 @@ def random_yaml(rng: random.Random) -> str:
             text[:at] + rng.choice("[]{}:,-\n \t'\"#&*!|>%@\r~<ax0") + text[at + rng.randrange(3) :]
         )
     return text
+
+
+def test_an_anchor_that_stands_twice_is_named() -> None:
+    with pytest.raises(ConfigError, match="line 2: anchor 'p' stands twice"):
+        parse_yaml("lr: &p 1\na: &p 2\n", "file")
 
 
 @both_seeds

@@ -6,6 +6,7 @@ YAML 1.1 reads `3e-3` as a string, `off` as false and `010` as 8. Here a scalar 
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -92,7 +93,11 @@ def parse_yaml(text: str, shown: str) -> Any:
         syntax = isinstance(error, (yaml.scanner.ScannerError, yaml.parser.ParserError))
         special = syntax or "alias" in str(error.problem)
         hint = "; put a text with special characters in quotes" if special else ""
-        raise ConfigError(f"{shown}{where}: {error.problem}{hint}") from None
+        problem = error.problem
+        if problem == "second occurrence":  # PyYAML's text for the second place of an anchor
+            name = re.search("'(.*)'|\"(.*)\"", str(error.context))
+            problem = f"anchor {name.group() if name else ''} stands twice"
+        raise ConfigError(f"{shown}{where}: {problem}{hint}") from None
     except RecursionError:
         raise ConfigError(f"{shown}: lists and mappings are over {MAX_NESTING} deep") from None
     except (ValueError, OverflowError) as error:  # of an escape that is no character

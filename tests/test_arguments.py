@@ -42,6 +42,7 @@ VERBS: dict[str, tuple[Verb, str]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", VERBS)
 def test_any_iterable_of_texts_equals_a_list(loaded: Loaded, name: str) -> None:
     verb, text = VERBS[name]
@@ -199,6 +200,7 @@ def test_scores_of_one_text_are_not_those_of_its_characters(loaded: Loaded) -> N
             metrics.distinct(bad)
 
 
+@pytest.mark.slow
 def test_loaded_models_can_be_saved(tmp_path: Path) -> None:
     """A result of `load_denoiser` is saved as a checkpoint of equal weights."""
     pytest.importorskip("safetensors")
@@ -219,6 +221,7 @@ def test_loaded_models_can_be_saved(tmp_path: Path) -> None:
     assert all(torch.equal(weights[name], before[name]) for name in before)
 
 
+@pytest.mark.slow
 def test_loaded_models_with_pieces_can_be_saved(tmp_path: Path) -> None:
     loaded = load_denoiser(
         tiny_checkpoint(tmp_path, vocabulary="bpe", vocab_size=60, causal_length=False)

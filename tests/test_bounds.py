@@ -98,6 +98,7 @@ def test_every_number_of_a_section_has_bounds(section: type, field: Any, kind: t
                 convert(field, kind, given)
 
 
+@pytest.mark.slow
 def test_the_walk_visits_every_parser() -> None:
     """Every file that creates a parser is in the table above."""
     making = set()

@@ -310,6 +310,7 @@ def test_saved_file_loads_with_weights_only(tmp_path: Path) -> None:
     assert torch.load(io.BytesIO(data), weights_only=True)["format"] == "maskdiff"
 
 
+@pytest.mark.slow
 def test_shipped_checkpoints_load_and_contain_no_absolute_paths() -> None:
     shipped = sorted(CHECKPOINTS.glob("*.pt"))
     assert {"best", "v1", "v2", "v3", "v4", "hybrid_aware", "skeleton"} <= {

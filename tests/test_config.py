@@ -148,6 +148,7 @@ def test_unreadable_files_are_refused(tmp_path: Path) -> None:
         load_config(tmp_path)
 
 
+@pytest.mark.slow
 @settings(max_examples=10, deadline=None)
 @given(
     lr=st.floats(1e-8, 10),

@@ -168,6 +168,7 @@ def test_numbers_equal_those_of_python(text: str) -> None:
         assert value == python(text)
 
 
+@pytest.mark.slow
 @given(st.text(max_size=6))
 def test_a_flag_and_a_quoted_scalar_are_read_alike(text: str) -> None:
     quoted = parse_yaml(yaml.safe_dump({"a": text}, default_style='"', width=math.inf), "file")["a"]
@@ -234,6 +235,7 @@ def test_alias_expansion_is_bounded() -> None:
     assert f"over {MAX_VALUES} values" in refused("\n".join(levels))
 
 
+@pytest.mark.slow
 @both_seeds
 def test_merge_keys_equal_those_of_pyyaml(seed: int) -> None:
     """Compare with SafeLoader on mappings of quoted texts."""
@@ -348,6 +350,7 @@ def test_an_anchor_that_stands_twice_is_named() -> None:
         parse_yaml("lr: &p 1\na: &p 2\n", "file")
 
 
+@pytest.mark.slow
 @both_seeds
 def test_structure_equals_that_of_pyyaml(seed: int) -> None:
     """Compare with the events of PyYAML: equal values and quotes, or refused by both."""
@@ -396,6 +399,7 @@ def values_of(section: Any) -> st.SearchStrategy[Any]:
     return st.builds(section, **made)
 
 
+@pytest.mark.slow
 @settings(max_examples=10, deadline=None)
 @given(st.builds(Config, **{name: values_of(section) for name, section in SECTIONS.items()}))
 def test_every_configuration_is_read_back(config: Config) -> None:
@@ -414,6 +418,7 @@ def test_every_settings_file_is_read_back(
     assert load_decoding(path) == config
 
 
+@pytest.mark.slow
 def test_the_shipped_configurations_load() -> None:
     paths = sorted(CONFIGS.glob("*.yaml"))
     assert len(paths) > 20

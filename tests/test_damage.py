@@ -246,6 +246,7 @@ def uses(folder: Path) -> dict[str, Callable[[], object]]:
     }
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # torch's, about odd tensors
 @both_seeds
 def test_any_damage_is_refused_in_one_line_or_harmless(
@@ -308,6 +309,7 @@ def test_a_completion_of_a_model_that_gives_nan_is_an_error() -> None:
     assert "the model gives NaN or infinite logits" in str(result.error)
 
 
+@pytest.mark.slow
 @both_seeds
 def test_absurd_weights_give_no_special_tokens(seed: int) -> None:
     for rng in cases(20, seed):

@@ -253,6 +253,7 @@ def test_training_texts_of_fresh_draws_are_an_error() -> None:
         training_texts(Batches(LANGUAGE, 0, 8, seed=0))
 
 
+@pytest.mark.slow
 def test_a_split_without_strings_is_an_error() -> None:
     texts = ["a", "b", "aa", "ab", "ba", "bb"]
     split = next(s for s in ("test", "validation") if s not in {split_of(t) for t in texts})
@@ -381,6 +382,7 @@ def test_closing_the_stream_stops_the_thread() -> None:
 # -------------------------------------------------------------------------------- strings in a row
 
 
+@pytest.mark.slow
 @given(
     st.lists(st.text("ab", min_size=1, max_size=9), max_size=30),
     st.integers(1, 5),

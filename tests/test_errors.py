@@ -62,6 +62,7 @@ def test_invisible_characters_are_escaped_and_joined_emoji_are_not() -> None:
     assert visible("a\U000e0067\U000e007f") == "a\\U000e0067\\U000e007f"
 
 
+@pytest.mark.slow
 @both_seeds
 def test_every_message_is_one_bounded_line(seed: int) -> None:
     """Messages have no line end or control character, and short ones are complete."""

@@ -295,6 +295,7 @@ def simulated(power: float, count: int = 4000) -> tuple[list[float], list[bool]]
     return p.tolist(), (rng.random(count) < p**power).tolist()
 
 
+@pytest.mark.slow
 def test_calibrated_answers_have_an_error_near_zero_and_overconfident_ones_not() -> None:
     """Right with p: no error but by chance. Right with p^2: the mean of p - p^2, which is 1/6."""
     rng = np.random.default_rng(2)
@@ -312,6 +313,7 @@ def test_calibrated_answers_have_an_error_near_zero_and_overconfident_ones_not()
     assert overconfident.low > 0.14  # at 4,000 answers the interval excludes calibration
 
 
+@pytest.mark.slow
 def test_overconfidence_of_fifteen_points_shows_in_300_answers() -> None:
     """Power: of 12 samples of 300 answers, right 15 points too seldom, 11 exceed chance."""
     rng, found = np.random.default_rng(3), 0

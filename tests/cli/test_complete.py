@@ -82,6 +82,7 @@ def test_requests_are_numbered_and_samples_within_them(
     }
 
 
+@pytest.mark.slow
 def test_a_beam_that_may_have_left_out_much_is_reported(
     capsys: pytest.CaptureFixture[str], checkpoint: str
 ) -> None:
@@ -102,6 +103,7 @@ def test_a_beam_that_may_have_left_out_much_is_reported(
     assert run_main(capsys, "(+3", "--mode", "beam", "--checkpoint", checkpoint)[2] == ""
 
 
+@pytest.mark.slow
 def test_the_command_reads_lines_and_reports_bad_ones(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], checkpoint: str
 ) -> None:

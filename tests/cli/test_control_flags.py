@@ -99,6 +99,7 @@ def test_stop_flag_cuts_every_kind_of_output(
             )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("given", [GENERATE, COMPLETE])
 def test_every_finish_reason_is_reported(
     capsys: pytest.CaptureFixture[str], checkpoint: str, given: tuple[str, ...]
@@ -236,6 +237,7 @@ def test_settings_files_with_and_without_sections_are_equal(tmp_path: Path) -> N
     assert load_decoding(path).control.stop == ("one text",)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "argv, message",
     [
@@ -257,6 +259,7 @@ def test_bad_control_flags_give_one_line(
         assert message in err
 
 
+@pytest.mark.slow
 def test_stream_refuses_controls_that_need_the_whole_string(
     capsys: pytest.CaptureFixture[str], length_conditioned: str, tmp_path: Path
 ) -> None:

@@ -28,6 +28,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+@pytest.mark.slow
 def test_fits_a_folder_and_prints_a_command_that_works(
     home: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -46,6 +47,7 @@ def test_fits_a_folder_and_prints_a_command_that_works(
     assert capsys.readouterr().out.strip()
 
 
+@pytest.mark.slow
 def test_the_file_names_the_checker_and_has_the_weights(home: Path) -> None:
     (home / "pairs" / "check.py").write_text("def ok(text):\n    return '=' in text\n")
     assert main(["fit", "pairs", "--validity", "check:ok?"]) == 0
@@ -54,6 +56,7 @@ def test_the_file_names_the_checker_and_has_the_weights(home: Path) -> None:
     assert payload["prior"]["ngram"] > 0
 
 
+@pytest.mark.slow
 def test_a_grammar_makes_every_answer_parse(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder(home / "pairs", lines(400), GRAMMAR)
     assert main(["fit", "pairs", "--accept_ambiguous"]) == 0
@@ -67,12 +70,14 @@ def test_a_grammar_makes_every_answer_parse(home: Path, capsys: pytest.CaptureFi
         assert all(re.fullmatch(r"[abc]=\d+(;[abc]=\d+)*", answer) for answer in answers)
 
 
+@pytest.mark.slow
 def test_a_long_line_raises_the_longest_length(home: Path) -> None:
     folder(home / "pairs", [*lines(400), "a=1;" * 30 + "b=2"])
     assert main(["fit", "pairs"]) == 0
     assert checkpoint.load_denoiser("runs/pairs/best.pt").language.max_symbols == 123
 
 
+@pytest.mark.slow
 def test_a_table_is_fitted_by_its_column(home: Path) -> None:
     rows = "".join(f"{i},{line}\n" for i, line in enumerate(lines(400)))
     (home / "rules.csv").write_text("id,rule\n" + rows)
@@ -80,6 +85,7 @@ def test_a_table_is_fitted_by_its_column(home: Path) -> None:
     assert checkpoint.load_denoiser("runs/rules/best.pt").ngram is not None
 
 
+@pytest.mark.slow
 def test_options_of_the_language_hold(home: Path) -> None:
     with pytest.raises(DataError, match="longer than 6 symbols"):
         main(["fit", "pairs", "--max_len", "8"])
@@ -87,6 +93,7 @@ def test_options_of_the_language_hold(home: Path) -> None:
     assert checkpoint.load_denoiser("x/y.pt").language.max_symbols == 6
 
 
+@pytest.mark.slow
 def test_only_a_fit_is_replaced(home: Path) -> None:
     assert main(["fit", "pairs"]) == 0
     assert main(["fit", "pairs"]) == 0
@@ -101,6 +108,7 @@ def test_only_a_fit_is_replaced(home: Path) -> None:
     assert isinstance(checkpoint.load_denoiser(trained).denoiser, NGramDenoiser)
 
 
+@pytest.mark.slow
 def test_training_may_replace_a_fit(home: Path) -> None:
     assert main(["fit", "pairs"]) == 0
     assert run_folder(TrainConfig(name="pairs"), resume=False) == Path("runs/pairs")
@@ -109,6 +117,7 @@ def test_training_may_replace_a_fit(home: Path) -> None:
         run_folder(TrainConfig(name="pairs"), resume=False)
 
 
+@pytest.mark.slow
 def test_a_fit_is_not_diagnosed(home: Path) -> None:
     assert main(["fit", "pairs"]) == 0
     with pytest.raises(ConfigError, match="diagnose needs a neural model"):

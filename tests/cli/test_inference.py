@@ -83,6 +83,7 @@ def test_edit_accepts_its_flags(capsys: pytest.CaptureFixture[str], checkpoint: 
     assert (status, text[:3], text[5:12]) == (0, GOOD[:3], GOOD[5:12])
 
 
+@pytest.mark.slow
 def test_every_verb_accepts_the_grammar_flag(
     capsys: pytest.CaptureFixture[str], checkpoint: str
 ) -> None:
@@ -176,6 +177,7 @@ def test_edit_replaces_a_span(capsys: pytest.CaptureFixture[str], checkpoint: st
     assert "12:14 does not fit a text of 13 symbols" in err
 
 
+@pytest.mark.slow
 def test_repair_prints_alternatives_and_edits(
     capsys: pytest.CaptureFixture[str], checkpoint: str
 ) -> None:
@@ -206,6 +208,7 @@ def test_repair_prints_alternatives_and_edits(
     assert "max_edits allows 1" in err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("verb", ["repair", "edit"])
 def test_a_batch_with_bad_lines_answers_the_others(
     capsys: pytest.CaptureFixture[str], checkpoint: str, tmp_path: Path, verb: str

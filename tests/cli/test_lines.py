@@ -124,6 +124,7 @@ def test_a_pipe_is_answered_line_by_line() -> None:
     assert answers == [b"'one'\n", b"'two'\n", b"'three'\n", b"''\n"]
 
 
+@pytest.mark.slow
 @both_seeds
 def test_chunk_size_does_not_change_the_lines(monkeypatch: pytest.MonkeyPatch, seed: int) -> None:
     """CR, LF and CR LF are equal for any chunk boundary, also around lines that are errors."""

@@ -93,6 +93,7 @@ def test_solve_reports_correct_and_wrong_answers(
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "strategy", ["greedy", "sample", "every-step", "adaptive", "random", "best-of-n"]
 )
@@ -290,6 +291,7 @@ def test_a_checkpoint_of_another_language_is_refused(
     assert "arithmetic-steps" in err
 
 
+@pytest.mark.slow
 def test_probe_prints_its_verdict(
     capsys: pytest.CaptureFixture[str], folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

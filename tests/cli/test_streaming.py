@@ -128,6 +128,7 @@ def test_equal_lines_have_equal_answers_and_do_not_change_others(
     assert found == [by_text[text] for text in repeated]
 
 
+@pytest.mark.slow
 def test_a_repeated_stream_shows_its_characters(
     capsys: pytest.CaptureFixture[str], checkpoint: str
 ) -> None:
@@ -353,6 +354,7 @@ def test_a_time_limit_ends_a_completion_at_its_current_token() -> None:
     assert "timeout" in ends
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "argv",
     [

@@ -93,6 +93,7 @@ TINY = [
 ]  # fmt: skip
 
 
+@pytest.mark.slow
 def test_bad_languages_are_refused(capsys: pytest.CaptureFixture[str], empty_folder: Path) -> None:
     assert "language 'arithmetics' is unknown" in refused(
         capsys, empty_folder, "--language", "arithmetics"
@@ -163,6 +164,7 @@ def test_flags_of_a_resumed_run_override_its_configuration(
     assert (empty_folder / "runs/a/config.yaml").exists()
 
 
+@pytest.mark.slow
 def test_the_last_lines_name_the_files_that_exist(
     capsys: pytest.CaptureFixture[str], empty_folder: Path
 ) -> None:

@@ -148,6 +148,7 @@ def counted(rows: Tensor) -> dict[tuple[int, ...], int]:
     return dict(zip(map(tuple, distinct.tolist()), counts.tolist()))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("number", "known"), [(0, {}), (1, {}), (2, {}), (0, {2: "*"}), (1, {2: "b"}), (2, {1: "b"})]
 )

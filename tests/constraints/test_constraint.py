@@ -53,6 +53,7 @@ def needed(name: str) -> int:
     return {"hybrid": 4, "hybrid_speculative": 4, "coarse_to_fine": 2}.get(name, 1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("steps", [1, 5, 0])
 @pytest.mark.parametrize("name", PRESETS)
 def test_every_sampler_returns_strings_that_parse(name: str, steps: int) -> None:
@@ -69,6 +70,7 @@ def test_every_sampler_returns_strings_that_parse(name: str, steps: int) -> None
         assert int(sample.evaluations.max()) <= steps
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name", ["maskgit", "autoregressive", "speculative", "coarse_to_fine", "verified", "remdm_conf"]
 )
@@ -100,6 +102,7 @@ def table() -> Table:
     return Table(torch.randn(8, len(TINY), generator=torch.Generator().manual_seed(1)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "sampler",
     [

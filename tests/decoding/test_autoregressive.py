@@ -47,6 +47,7 @@ def model_denoiser(**settings) -> ModelDenoiser:
     return ModelDenoiser(model, TINY)
 
 
+@pytest.mark.slow
 def test_autoregressive_is_exact():
     exact = Exact()
     texts = Autoregressive()(exact, blank([3, 6] * 4000)).texts(TINY)
@@ -57,6 +58,7 @@ def test_autoregressive_is_exact():
     assert chi_square(hot[0::2], exact.truth(3)) > 5  # negative control
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("temperature", [0.0, 0.7, 1.0])
 @pytest.mark.parametrize("make", [Exact, Scrambled, model_denoiser])
 def test_predictive_equals_autoregressive_token_for_token(make, temperature):
@@ -184,6 +186,7 @@ def test_an_aligned_head_falls_back_to_full_passes():
     assert "?" not in Autoregressive()(denoiser, blank([30])).texts(TINY)[0]
 
 
+@pytest.mark.slow
 def test_batch_mates_do_not_matter_to_a_real_model():
     denoiser, canvas = model_denoiser(), blank()
     for sampler in (Unmask(), Autoregressive(), Predictive()):

@@ -66,6 +66,7 @@ def mass(model: TableModel, prefix: bytes, whole: bool = False) -> float:
         return 0.0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_q_of_every_history_is_that_of_brute_force(kind: str) -> None:
     for number in range(25):
@@ -367,6 +368,7 @@ def test_a_prefix_may_end_inside_a_character() -> None:
         assert made.data.startswith(b"\xc3")
 
 
+@pytest.mark.slow
 def test_a_string_may_end_just_where_the_prefix_does() -> None:
     model = Given((b"a", b"b"), {(): {0: 0.5, 2: 0.5}, (0,): {0: 0.25, 2: 0.75}})
     found = condition(model, b"a", "exact")

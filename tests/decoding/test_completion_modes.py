@@ -69,6 +69,7 @@ def check_bound(found: Conditioned, case: Case) -> float:
     return missing
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("silent", [False, True])
 def test_a_narrow_beam_bounds_the_mass_that_it_leaves_out(silent: bool) -> None:
     left_out, wide = 0, 0

@@ -108,6 +108,7 @@ def check_many(number: int, whole: bool) -> bool:
     return True
 
 
+@pytest.mark.slow
 @both_seeds
 def test_mass_that_costly_models_leave_out_is_negligible(seed: int) -> None:
     """The likeliest histories first give Z and q of all of them, and report the mass that
@@ -159,10 +160,12 @@ def test_exact_mode_of_a_costly_model_stops_at_its_budget() -> None:
         condition(costly, prefix, "exact", budget=1)
 
 
+@pytest.mark.slow
 def test_several_prefixes_are_weighed_by_their_completions() -> None:
     assert sum(check_many(number, whole=False) for number in range(80)) > 30, SEED
 
 
+@pytest.mark.slow
 def test_whole_texts_of_several_prefixes() -> None:
     assert sum(check_many(number, whole=True) for number in range(80)) > 8, SEED
 
@@ -225,6 +228,7 @@ def test_strings_of_several_prefixes_have_the_right_distribution() -> None:
     assert checked == 5
 
 
+@pytest.mark.slow
 def test_rejection_respects_the_text_behind_the_last_token() -> None:
     checked = 0
     for number in range(400, 500):

@@ -105,6 +105,7 @@ def test_penalties_and_ngrams_are_bit_for_bit_those_of_transformers(dtype: torch
     assert lifted > 20
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_cuts_are_bit_for_bit_those_of_transformers(dtype: torch.dtype) -> None:
     """One by one, and one after another as its ``generate`` applies them."""
@@ -293,6 +294,7 @@ def test_penalties_give_the_probabilities_of_llama_cpp(
     assert torch.allclose(strong, torch.where(seen, 0.0, 1 / (~seen).sum()), atol=1e-5)
 
 
+@pytest.mark.slow
 def test_presence_and_frequency_penalties_count_only_drawn_tokens() -> None:
     rng = random.Random(0)
     for _ in range(200):
@@ -476,6 +478,7 @@ def test_planted_loops_are_found_at_the_exact_step() -> None:
     assert found == planted
 
 
+@pytest.mark.slow
 def test_ten_thousand_texts_without_a_loop_have_none() -> None:
     """Different square-free texts of 48 symbols.
 

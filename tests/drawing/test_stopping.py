@@ -65,6 +65,7 @@ def case(rng: random.Random) -> tuple[bytes, list[bytes], list[bytes]]:
     return data, [data[a:b] for a, b in zip(places, places[1:])], [stop.encode() for stop in stops]
 
 
+@pytest.mark.slow
 def test_a_stream_is_cut_like_the_whole_text() -> None:
     """Ten thousand texts in random pieces; characters are never cut."""
     rng, matched, waited, wrong = random.Random(0), 0, 0, 0
@@ -180,6 +181,7 @@ def some_stops(rng: random.Random, texts: Sequence[bytes]) -> tuple[bytes, ...]:
     )
 
 
+@pytest.mark.slow
 def test_a_stopped_string_is_the_other_one_cut() -> None:
     """Returns the leftmost match in the generated text.
 
@@ -205,6 +207,7 @@ def test_a_stopped_string_is_the_other_one_cut() -> None:
     assert crossing > 20  # a search of the whole text would cut others
 
 
+@pytest.mark.slow
 def test_stop_tokens_end_a_string_before_them() -> None:
     stopped = 0
     for model, prefix, rng in tables(40):
@@ -228,6 +231,7 @@ def test_stop_tokens_end_a_string_before_them() -> None:
     assert stopped > 40
 
 
+@pytest.mark.slow
 def test_max_tokens_counts_all_tokens_and_cuts_no_prefix() -> None:
     cut, early = 0, 0
     for model, prefix, rng in tables(40):
@@ -252,6 +256,7 @@ def loopy(number: int, limit: int = 40) -> TableModel:
     return TableModel(TokenTable((b"a", b"b", b"ab", None), (3,)), limit, number, 2.5)
 
 
+@pytest.mark.slow
 def test_loops_end_a_string_at_the_exact_step() -> None:
     """The first token with which what was generated ends in copies.
 
@@ -346,6 +351,7 @@ def test_cut_short_equals_decoding() -> None:
     assert cut_short((0, 0), (b"a",), NEVER) == (b"aa", "eos")
 
 
+@pytest.mark.slow
 def test_length_conditioned_strings_end_alike() -> None:
     """They are complete at their limit; a loop at the limit still counts unless text follows
     it."""

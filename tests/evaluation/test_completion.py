@@ -81,6 +81,7 @@ def test_completion_rows_of_a_model_with_pieces(subject: Subject) -> None:
     assert len(tables(Report(rows))) > 5
 
 
+@pytest.mark.slow
 def test_a_length_conditioned_model_is_measured_without_baselines() -> None:
     rows = rows_of(suite.completion_suite, Subject(tiny_loaded()), Plan(num_samples=2, typed=(5,)))
     assert {row.sampler for row in rows if row.settings.get("typed") == 5} == {

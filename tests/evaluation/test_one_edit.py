@@ -32,6 +32,7 @@ from maskdiff.metrics import edit_distance
 from tests.helpers.evaluation import LANGUAGE, Uniform, pick, rows_of, subject
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("clean", ["ab", "aab", "abca", "bbbb"])
 def test_edit_probabilities_equal_the_enumeration(clean: str) -> None:
     """Probabilities sum to 1 over all strings; 60,000 draws agree within 5 standard errors."""
@@ -98,6 +99,7 @@ def oracle(clean: list[str], probability: float | None = None) -> Any:
     return fix
 
 
+@pytest.mark.slow
 def test_one_edit_rows_are_complete() -> None:
     clean = LANGUAGE.sample_many(20, np.random.default_rng(1))
     plan = Plan(num_samples=20, repair_methods=("channel", "draft"))
@@ -147,6 +149,7 @@ def test_what_is_known_reaches_the_task(monkeypatch: pytest.MonkeyPatch) -> None
     assert [(call["broken"], call["edits"]) for call in given] == [(False, None), (True, (1, 1))]
 
 
+@pytest.mark.slow
 def test_probabilities_are_compared_with_what_is_right() -> None:
     clean = LANGUAGE.sample_many(15, np.random.default_rng(1))
     plan = Plan(num_samples=15, repair_methods=("channel",))

@@ -169,6 +169,7 @@ def test_the_shipped_checkpoint_is_found_from_anywhere(
     assert str(home) in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_a_model_without_an_input_is_left_out(
     tiny: Path, coupled_checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

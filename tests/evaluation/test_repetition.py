@@ -88,6 +88,7 @@ def test_prompts_drawn_in_a_batch_equal_those_drawn_alone(loaded: Loaded, pieces
                 assert alone.log_p == pytest.approx(string.log_p, abs=1e-9)
 
 
+@pytest.mark.slow
 def test_strings_may_be_longer_than_training_strings(loaded: Loaded) -> None:
     """Long strings begin like those under the usual limit."""
     tasks = [PromptTask("", None, "")] * 200

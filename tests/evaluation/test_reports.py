@@ -287,6 +287,7 @@ def test_outputs_are_checked_before_measuring(
     assert "cannot write" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_every_planned_measurement_is_shown(tiny: Path) -> None:
     flags = [
         "--num_samples",

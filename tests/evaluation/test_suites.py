@@ -405,6 +405,7 @@ def test_speed_rows_are_complete(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert sampled[0].value > 0
 
 
+@pytest.mark.slow
 def test_repair_under_a_grammar_and_without_a_model(tmp_path: Path) -> None:
     methods = repair.check_methods(["channel", "draft"], grammar=True)
     assert methods == (

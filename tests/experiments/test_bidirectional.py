@@ -63,6 +63,7 @@ def hidden(policy: OwnPolicy, prompt: Ids, body: Ids, places: Sequence[int]) -> 
     return scored(policy, row, causal=False)[len(prompt) : len(prompt) + len(body)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("groups", [1, 3, 14, 50])
 def test_confidence_is_that_of_the_hidden_token(policy: OwnPolicy, groups: int) -> None:
     """One at a time where there are as many groups as places, else together with every `groups`-th
@@ -181,6 +182,7 @@ def test_confident_tokens_stay(policy: OwnPolicy, settings: dict[str, float]) ->
     assert BidirectionalTeacher(policy).revise([], [], [], 1.0) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("changes", [{}, {"end_positions": True}, {"positions": "learned"}])
 def test_answers_beyond_the_training_length_are_revised(changes: dict[str, object]) -> None:
     policy = policy_of(**changes)

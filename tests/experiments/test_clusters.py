@@ -158,6 +158,7 @@ def test_two_seeds_that_share_all_problems_are_those_problems(runs: tuple[Path, 
         assert sum(widths[0]) > 1.2 * sum(widths[1])
 
 
+@pytest.mark.slow
 def test_the_intervals_are_those_of_clusters_of_names(runs: tuple[Path, Path]) -> None:
     rng, config = np.random.default_rng(0), replace(SMALL, resamples=500)
     for name in BY_PROBLEM:

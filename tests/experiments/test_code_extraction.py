@@ -100,6 +100,7 @@ def test_the_code_of_an_answer(name: str) -> None:
     assert extract_code(answer) == code
 
 
+@pytest.mark.slow
 @both_seeds
 def test_marked_code_equals_that_of_markdown_it(seed: int) -> None:
     """Whatever stands around it: the last block marked as Python, as markdown-it finds it."""
@@ -162,6 +163,7 @@ RESULTS = {
 }
 
 
+@pytest.mark.slow
 @isolated
 def test_names_of_the_format_are_defined() -> None:
     expressions = list(RESULTS)
@@ -206,6 +208,7 @@ def test_names_are_those_of_the_order_of_the_format() -> None:
     assert done.stdout == "[]\nTrue 50000\n", done.stderr
 
 
+@pytest.mark.slow
 @isolated
 def test_integers_have_fifty_thousand_digits() -> None:
     assert judged("print(10**5000)", "", "1" + "0" * 5000, "")[0] == 1

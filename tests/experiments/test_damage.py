@@ -98,6 +98,7 @@ INNER: dict[str, dict[str, Callable[[Any], Any]]] = {
 }
 
 
+@pytest.mark.slow
 @every_experiment
 def test_damaged_parts_raise_a_one_line_error(
     whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str

@@ -48,6 +48,7 @@ def test_problems_are_held_out_distinct_and_fixed_by_the_seed() -> None:
     assert environment.problems(0, 3) == []
 
 
+@pytest.mark.slow
 def test_problems_enumerate_a_small_language_exactly() -> None:
     """In a language that is small enough to enumerate all problems."""
     small = replace(LANGUAGE, operators="+*", min_int=1, max_int=2, max_depth=2)

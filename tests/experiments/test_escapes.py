@@ -260,6 +260,7 @@ print(found, sorted({name for name in os.listdir("/proc") if not name.isdigit()}
 """
 
 
+@pytest.mark.slow
 @isolated
 def test_proc_shows_the_program_and_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("A_SECRET", "the-secret")

@@ -138,6 +138,7 @@ def test_keys_are_draws_from_the_softmax(policy):
     check_draws((token for (token,) in drawn), logits)
 
 
+@pytest.mark.slow
 def test_answers_end_at_the_last_position(policy):
     prompts = [(5,) * (MAX_POSITIONS - 3), (6,) * (MAX_POSITIONS - 1), prompts_of(policy)[0]]
     for key in range(20):

@@ -111,6 +111,7 @@ def test_claims_without_an_estimate_are_undecided() -> None:
     ]
 
 
+@pytest.mark.slow
 def test_the_bootstrap_is_that_of_the_definition() -> None:
     """Against 4,000 resamples drawn unit by unit, stretched for few units: both ends within a tenth
     of the interval."""
@@ -240,6 +241,7 @@ def test_parts_are_joined_in_order() -> None:
     assert seed_clusters(parts).tolist() == [0, 0, 1]
 
 
+@pytest.mark.slow
 @given(st.lists(st.lists(FIGURE, min_size=10, max_size=10), min_size=1, max_size=6))
 @settings(max_examples=100, deadline=None)
 def test_means_and_their_errors_by_brute_force(curves: list[list[float]]) -> None:
@@ -253,6 +255,7 @@ def test_means_and_their_errors_by_brute_force(curves: list[list[float]]) -> Non
     same(series.at, [0.05 + 0.1 * d for d in range(10)])
 
 
+@pytest.mark.slow
 @given(st.lists(st.lists(FIGURE, min_size=3, max_size=3), min_size=2, max_size=7))
 @settings(max_examples=100, deadline=None)
 def test_falls_are_those_of_straight_lines(rows: list[list[float]]) -> None:
@@ -269,6 +272,7 @@ def test_falls_are_those_of_straight_lines(rows: list[list[float]]) -> None:
 # --------------------------------------------------------------------------- regression to the mean
 
 
+@pytest.mark.slow
 def test_a_null_teacher_gains_no_more_than_redrawing() -> None:
     """A teacher who draws as the student does, and knows nothing: failed answers get better, and
     not beyond another try."""

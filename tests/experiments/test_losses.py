@@ -378,6 +378,7 @@ def test_small_steps_do_not_move_weights_of_half_precision_without_masters() -> 
     assert torch.equal(weight, before)
 
 
+@pytest.mark.slow
 def test_master_weights_move_half_precision_after_enough_steps() -> None:
     policy, pairs = halved()
     weight = policy.module[0]

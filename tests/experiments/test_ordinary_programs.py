@@ -227,6 +227,7 @@ os._exit(0)
 """
 
 
+@pytest.mark.slow
 @isolated
 def test_the_whole_standard_library_is_there() -> None:
     outside = [interpreter()[0], "-I", "-S", "-c", IMPORTS]

@@ -58,6 +58,7 @@ def padded(rows: list[list[int]], width: int) -> tuple[Tensor, Tensor]:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "changes",
     [
@@ -172,6 +173,7 @@ def test_unknown_symbols_raise_a_one_line_error(policy: OwnPolicy) -> None:
         policy.prompt(problems(1)[0], (), "é")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("other", "message"),
     [

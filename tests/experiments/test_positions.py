@@ -377,6 +377,7 @@ def filled(part: dict[str, Any], change: Callable[[str], float | None]) -> dict[
     }
 
 
+@pytest.mark.slow
 def test_curve_differences_below_the_margin_are_not_measurable() -> None:
     part = as_json(Positions().measure(rollouts_of(), ignore_progress))
     sources = {

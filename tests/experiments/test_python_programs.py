@@ -317,6 +317,7 @@ FAKES = {
 }
 
 
+@pytest.mark.slow
 @isolated
 def test_functions_are_called_and_their_results_are_values(tmp_path: Path) -> None:
     found = read(

@@ -135,6 +135,7 @@ MALFORMED: dict[str, tuple[object, str]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("bad, message", MALFORMED.values(), ids=MALFORMED)
 def test_malformed_records_are_named(tmp_path: Path, bad: object, message: str) -> None:
     with pytest.raises(DataError, match=rf"records\.jsonl, line 2: .*{message}") as caught:

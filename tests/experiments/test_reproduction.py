@@ -169,6 +169,7 @@ def finish(runs: Path, name: str, seed: int, step: int) -> None:
     checkpoint.save(runs / f"{name}-s{seed}" / "best.pt", payload)
 
 
+@pytest.mark.slow
 def test_existing_results_are_reported_without_training(tmp_path: Path) -> None:
     runs, results = tmp_path / "runs", tmp_path / "results.md"
     for name, seed, step in (("v1", 0, 3), ("v1", 4, 3), ("v1", 7, 2), ("skeleton", 1, 3)):

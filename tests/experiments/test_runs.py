@@ -63,6 +63,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 # ----------------------------------------------------------------------------------- the same again
 
 
+@pytest.mark.slow
 def test_a_seed_file_gives_the_same_bytes_in_another_folder(whole: Path, tmp_path: Path) -> None:
     known = RunSettings.read(whole / "seeds.json")
     assert known == setting_of(planted())
@@ -368,6 +369,7 @@ def test_the_summary_shows_both_verdicts_of_each_claim(
     assert ".png" not in page
 
 
+@pytest.mark.slow
 def test_results_include_every_measured_part(whole: Path, tmp_path: Path) -> None:
     """Single experiments add up to the results of the set; only experiments that lack a seed are
     left out."""

@@ -136,6 +136,7 @@ def test_harmful_programs_get_their_verdict(
     assert 0 < result.seconds < limits.wall_seconds + 2
 
 
+@pytest.mark.slow
 @isolated
 def test_a_program_may_use_its_files_and_streams() -> None:
     program = (
@@ -167,6 +168,7 @@ def test_a_program_may_use_its_files_and_streams() -> None:
     )
 
 
+@pytest.mark.slow
 @isolated
 def test_long_input_and_unread_input() -> None:
     assert run_program("print(len(input()))", "x" * 3_000_000).stdout == "3000000\n"
@@ -296,6 +298,7 @@ def test_closed_streams_neither_end_a_run_nor_hide_it() -> None:
     assert (result.status, result.exit_code) == (RunStatus.OK, 0)
 
 
+@pytest.mark.slow
 @isolated
 def test_swallowed_errors_are_judged_by_the_end() -> None:
     assert (

@@ -55,6 +55,7 @@ def test_deciles_are_tenths(length: int) -> None:
     assert len(decile(0)) == 0
 
 
+@pytest.mark.slow
 @given(st.lists(FIGURE, max_size=40))
 @settings(max_examples=200, deadline=None)
 def test_decile_means_by_brute_force(values: list[float]) -> None:
@@ -65,6 +66,7 @@ def test_decile_means_by_brute_force(values: list[float]) -> None:
     same(decile_means(values), expected)
 
 
+@pytest.mark.slow
 @given(st.lists(st.lists(FIGURE, min_size=10, max_size=10), min_size=1, max_size=4))
 @settings(max_examples=200, deadline=None)
 def test_late_minus_early_and_means_by_brute_force(curves: list[list[float]]) -> None:
@@ -250,6 +252,7 @@ def test_a_fault_that_is_the_same_everywhere_has_no_onset() -> None:
     assert taken >= 24
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("null, with_feedback", [(True, True), (False, False)])
 def test_the_null_teacher_has_divergence_0_and_has_no_onset(
     null: bool, with_feedback: bool

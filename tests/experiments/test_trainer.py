@@ -110,6 +110,7 @@ def test_a_step_in_chunks_equals_the_whole_step(
         assert one == pytest.approx(other, abs=1e-6)
 
 
+@pytest.mark.slow
 @given(
     st.lists(st.tuples(st.integers(1, 9), st.integers(1, 9)), max_size=12),
     st.integers(1, 9),
@@ -396,6 +397,7 @@ def test_the_averaged_teacher_moves_by_its_share_after_every_step(rate: float) -
         assert torch.equal(trainer.teacher.module[0], policy.module[0])
 
 
+@pytest.mark.slow
 def test_the_averaged_teacher_converges_in_half_precision() -> None:
     """The student moved by one step of rounding and stays there: after 400 steps at a rate of 0.05
     the teacher is there."""

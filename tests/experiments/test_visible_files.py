@@ -22,6 +22,7 @@ from tests.helpers.sandbox import QUICK, REASON, attack, isolated
 # Files of ours.
 
 
+@pytest.mark.slow
 @isolated
 def test_installed_packages_are_unreadable_unless_asked_for() -> None:
     folders = program_setup.covered_paths()
@@ -48,6 +49,7 @@ print(found[:3], len(os.listdir(os.path.dirname(os.__file__))) > 100)
     assert attack(f"missing = 0\n{imports}print(missing)").stdout == f"{len(names)}\n"
 
 
+@pytest.mark.slow
 @isolated
 def test_a_package_asked_for_is_shown_alone() -> None:
     pytest.importorskip("iniconfig")
@@ -134,6 +136,7 @@ def test_unknown_packages_are_named(name: str) -> None:
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.slow
 @isolated
 def test_hidden_files_are_covered_in_folders_that_are_shown(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path

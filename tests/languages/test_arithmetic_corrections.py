@@ -62,6 +62,7 @@ def cut_by_hand(string: str) -> tuple[str, str | None, str | None, str]:
 # Draws
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("config", VARIANTS)
 def test_every_draw_parses_holds_and_is_derived_once(config: LanguageConfig) -> None:
     language = ArithmeticCorrections(config)
@@ -99,6 +100,7 @@ def test_forms_are_drawn_with_their_probabilities() -> None:
     assert any("!" in attempt for _, attempt, _, _ in parts if attempt is not None)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
 def test_corrections_repeat_the_mistake_with_their_probability(
     share: float, monkeypatch: pytest.MonkeyPatch
@@ -165,6 +167,7 @@ STRING = re.compile(
 )  # all strings about one expression
 
 
+@pytest.mark.slow
 def test_grammar_and_parser_are_the_three_forms_by_brute_force() -> None:
     """A problem and up to 5 words, and longer strings with one word changed, against a pattern."""
     words = ["(+ 1 2)", "3", *MARKS]
@@ -203,6 +206,7 @@ def test_grammar_and_parser_are_the_three_forms_by_brute_force() -> None:
     assert refused > 8000
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("config", VARIANTS)
 def test_edited_strings_parse_where_lark_s_parser_accepts_them(config: LanguageConfig) -> None:
     language, dice = ArithmeticCorrections(config), random.Random(2)
@@ -308,6 +312,7 @@ def few_draws(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(text, "DRAWS", 600)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [80, 200])
 def test_no_piece_crosses_a_border(size: int) -> None:
     vocabulary = pieces.piece_vocabulary(LANGUAGE, size)

@@ -262,6 +262,7 @@ def test_feedback_by_hand(answer: str, scalar: str, first_wrong: str) -> None:
     ]
 
 
+@pytest.mark.slow
 def test_feedback_is_its_definition() -> None:
     kinds = set()
     for problem, answer in attempts(120, 2):
@@ -276,6 +277,7 @@ def test_feedback_is_its_definition() -> None:
             assert int(10 * Marks(right, needed, 1, None, False).share) == 10 * right // needed
 
 
+@pytest.mark.slow
 def test_only_leak_feedback_contains_the_value() -> None:
     """Problems whose value is no number of steps or tenths: feedback only quotes the attempt."""
     marked = quoted = 0
@@ -325,6 +327,7 @@ def test_a_slip_is_always_wrong(config: LanguageConfig) -> None:
     assert kinds == {True}  # the operation that comes first is replaced, by whatever number
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("config", VARIANTS)
 def test_attempts_go_wrong_with_their_probability(config: LanguageConfig) -> None:
     rng, bounds = np.random.default_rng(1), bounds_of(config)
@@ -353,6 +356,7 @@ def test_attempts_go_wrong_with_their_probability(config: LanguageConfig) -> Non
     assert back > 400
 
 
+@pytest.mark.slow
 def test_corrections_end_right() -> None:
     rng, none, some = np.random.default_rng(2), 0, 0
     for problem in problems(300, 2):

@@ -62,6 +62,7 @@ def test_grammar_parser_and_trees_agree_on_every_short_string() -> None:
     assert 30 < agree(language, near) < len(near) / 4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("config", VARIANTS[:3])
 def test_grammar_parser_and_trees_agree_on_mutated_draws(config: LanguageConfig) -> None:
     language, rng = ArithmeticSteps(config), random.Random(0)
@@ -226,6 +227,7 @@ def test_the_distribution_is_arithmetic_with_an_operation_as_root() -> None:
     assert np.abs(digits / digits.sum() - 1 / 11).max() < 4.5 * (1 / 11 / digits.sum()) ** 0.5
 
 
+@pytest.mark.slow
 def test_all_depths_are_drawn_equally_often() -> None:
     """The depths of draws from 1..3 are the mean of those from 1..1, 2..2 and 3..3.
 
@@ -305,6 +307,7 @@ def test_bounds_without_a_problem_raise_a_one_line_error() -> None:
     assert just.problems(1, np.random.default_rng(0), 1)[0].startswith("(")
 
 
+@pytest.mark.slow
 def test_lengths() -> None:
     probs = SIGNED.length_probs()
     assert probs.shape == (SIGNED.max_symbols + 1,)
@@ -355,6 +358,7 @@ def test_it_is_a_language_with_steps_and_truth() -> None:
     assert SIGNED.pretty("(+ 1 2)>4") == "(+ 1 2)>4"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("config", VARIANTS)
 def test_a_checkpoint_restores_the_language(config: LanguageConfig) -> None:
     language = ArithmeticSteps(config)

@@ -89,6 +89,7 @@ def test_every_order_of_reductions_holds() -> None:
     assert several > 15
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("config", VARIANTS[:3])
 def test_a_mutated_step_is_found_at_its_number(config: LanguageConfig) -> None:
     """The steps after a mutated step follow from it, so it alone is wrong."""

@@ -62,6 +62,7 @@ def test_imports_and_another_start_rule_reach_lark(tmp_path: Path) -> None:
     assert [line for _, line in found.neither] == ["x"]
 
 
+@pytest.mark.slow
 def test_a_grammar_on_which_lark_hangs_is_an_error(tmp_path: Path) -> None:
     letters = "abcdefghijklmnopqrstuvwx"
     mine = folder(tmp_path, "start: " + " ".join(f'"{c}"?' for c in letters), "ax\n")
@@ -79,6 +80,7 @@ def test_a_grammar_that_lark_refuses_is_one_line(tmp_path: Path) -> None:
         check_folder(LanguageConfig(language=mine), draws=0)
 
 
+@pytest.mark.slow
 def test_lines_of_all_lengths_are_compared(tmp_path: Path) -> None:
     mine = folder(
         tmp_path,

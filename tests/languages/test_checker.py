@@ -118,6 +118,7 @@ def test_checker_errors_are_one_line_with_the_text(folder: Path, name: str, mess
         assert "\n" not in str(caught.value)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name", ["python", "sleeps", "backtracks", "native", "stubborn", "subprocesses"]
 )

@@ -65,6 +65,7 @@ def spied(tmp_path: Path) -> tuple[Path, LanguageConfig]:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("state", ["whole", "empty", "absent"])
 def test_a_checker_named_by_a_checkpoint_is_not_imported(tmp_path: Path, state: str) -> None:
     trace, named = spied(tmp_path)
@@ -103,6 +104,7 @@ def test_a_checker_named_by_a_checkpoint_is_not_imported(tmp_path: Path, state: 
     assert not trusted.language.parses("ab")
 
 
+@pytest.mark.slow
 def test_a_checker_named_by_a_run_folder_is_not_imported(tmp_path: Path) -> None:
     from maskdiff.cli.train import run_config
     from maskdiff.config_io import dump_yaml
@@ -122,6 +124,7 @@ def test_a_checker_named_by_a_run_folder_is_not_imported(tmp_path: Path) -> None
     assert not trace.exists()
 
 
+@pytest.mark.slow
 def test_a_folder_that_is_read_again_has_the_same_symbols(tmp_path: Path) -> None:
     config = folder(tmp_path / "x", lines(100))
     checkpoint.save(tmp_path / "x.pt", payload_of(config, make(config)))
@@ -167,6 +170,7 @@ def test_a_foreign_description_of_a_language(tmp_path: Path, state: dict) -> Non
         checkpoint.denoiser_from({**payload, "language": state}, path="x.pt")
 
 
+@pytest.mark.slow
 def test_every_suite_runs_on_a_language_without_a_grammar(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

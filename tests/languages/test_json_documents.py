@@ -173,6 +173,7 @@ def test_the_alphabet_is_printable_ascii() -> None:
     assert list(map(ord, PRINTABLE_ASCII)) == list(range(32, 127))
 
 
+@pytest.mark.slow
 def test_the_grammar_and_json_loads_agree_on_edited_documents() -> None:
     rng = random.Random(0)
     texts = [edited(text, rng) for text in draw_documents(2500, np.random.default_rng(3), 45)]
@@ -185,6 +186,7 @@ def test_the_grammar_and_json_loads_agree_on_edited_documents() -> None:
     assert all(map(accepted, documents()[:200]))
 
 
+@pytest.mark.slow
 def test_the_grammar_and_json_loads_agree_on_every_short_string_of_json_symbols() -> None:
     """All strings of up to 4 of the symbols that JSON distinguishes (escapes behind `"\\`)."""
     texts = [""]
@@ -204,6 +206,7 @@ def test_the_grammar_and_json_loads_agree_on_every_short_string_of_json_symbols(
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("length", [1, 2, 5, 12, 25, 45])
 def test_strings_drawn_from_the_grammar_are_valid(length: int) -> None:
     """Uniform draws of one length, and draws with likely brackets, commas and colons."""
@@ -220,6 +223,7 @@ def test_strings_drawn_from_the_grammar_are_valid(length: int) -> None:
             assert is_json("".join(PRINTABLE_ASCII[symbol] for symbol in row))
 
 
+@pytest.mark.slow
 def test_no_document_has_two_derivations() -> None:
     """By enumeration of short strings, and as the weight of charts of certain documents."""
     assert find_ambiguity(grammar()).witness is None

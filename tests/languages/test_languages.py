@@ -233,6 +233,7 @@ def test_samples_round_trip(config: LanguageConfig) -> None:
         assert not set(skeleton) & set(language.vocabulary.digit_ids)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("config", VARIANTS)
 def test_every_single_symbol_mutation_is_decided_as_the_independent_reader_decides(
     config: LanguageConfig,
@@ -282,6 +283,7 @@ def test_error_positions_are_where_the_grammar_breaks() -> None:
     assert checked > 10_000
 
 
+@pytest.mark.slow
 @settings(max_examples=300, deadline=None)
 @given(st.text(alphabet="0123456789()+*=-,_ ?#\u0663\x00a", max_size=40))
 def test_any_text_parses_or_gives_a_position(text: str) -> None:

@@ -57,6 +57,7 @@ def merged_naively(text: str, merges: tuple[tuple[str, str], ...]) -> list[str]:
     return parts
 
 
+@pytest.mark.slow
 @settings(max_examples=200, deadline=None)
 @given(st.text(alphabet="0123456789()+*=", max_size=40))
 def test_encoding_follows_the_merges_and_decoding_inverts_it(text: str) -> None:
@@ -66,6 +67,7 @@ def test_encoding_follows_the_merges_and_decoding_inverts_it(text: str) -> None:
     assert PIECED.encode_many([text, text[:3]]) == [ids, PIECED.encode(text[:3])]
 
 
+@pytest.mark.slow
 def test_the_vocabulary_has_the_size_asked_for_and_all_characters() -> None:
     assert len(PIECED) == 120
     assert set("0123456789()+*=") <= set(PIECED.symbols)
@@ -145,6 +147,7 @@ def test_batches_of_pieces_are_the_strings_themselves() -> None:
 # Checkpoints
 
 
+@pytest.mark.slow
 def test_a_checkpoint_carries_its_pieces(loaded: Loaded) -> None:
     assert len(loaded.vocabulary) == 60
     assert loaded.vocabulary.merges
@@ -197,6 +200,7 @@ def test_verbs_that_need_symbols_refuse_pieces(loaded: Loaded) -> None:
         tasks.generate(loaded, 1, length=12, sampler=SamplerConfig("maskgit"))
 
 
+@pytest.mark.slow
 def test_generating_pieces(loaded: Loaded) -> None:
     free = tasks.generate(loaded, 5, seed=1)
     assert [r.text for r in free] == [
@@ -207,6 +211,7 @@ def test_generating_pieces(loaded: Loaded) -> None:
     assert all(set(r.text) <= set("0123456789()+*=") and r.score is None for r in parallel)
 
 
+@pytest.mark.slow
 def test_an_aligned_head_is_validated_without_a_causal_mode(tmp_path: Path) -> None:
     model = ModelConfig(
         n_layer=1, k_iter=1, n_embd=16, n_head=2, causal_length=False, head="aligned"

@@ -197,6 +197,7 @@ def test_expression_lengths_by_enumeration() -> None:
         assert table[depth].sum() == pytest.approx(1.0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "options", [{}, {"operators": "-", "notation": "infix", "max_int": 99, "max_len": 48}]
 )
@@ -242,6 +243,7 @@ def test_entropy_floors_are_the_reference_figures() -> None:
     assert floors["standard_error"] < 0.001
 
 
+@pytest.mark.slow
 def test_entropy_of_a_tiny_language_is_exact_up_to_its_error() -> None:
     config = TINY[0]
     exact = enumerate_language(config)
@@ -264,6 +266,7 @@ def test_probabilities_of_very_long_strings_do_not_underflow() -> None:
     assert -len(text) * 10 < log_p < -leaves * math.log(11) - operations * math.log(2)
 
 
+@pytest.mark.slow
 def test_the_stored_table_of_the_default_language_is_the_computed_one() -> None:
     stored, computed = length_table(LanguageConfig()), compute_length_table(LanguageConfig())
     assert np.array_equal(stored.probs, computed.probs)

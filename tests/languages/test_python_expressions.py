@@ -176,6 +176,7 @@ for i, j in pairs(k): del m[0]; print(l[1:2])
     )
 
 
+@pytest.mark.slow
 def test_expressions_are_sliced_as_by_the_standard_library() -> None:
     path = Path(sysconfig.get_paths()["stdlib"]) / "reprlib.py"
     text = path.read_text(encoding="utf-8")
@@ -261,12 +262,14 @@ def test_the_names_are_the_identifiers_that_are_no_keywords() -> None:
         ), text
 
 
+@pytest.mark.slow
 def test_the_grammar_derives_the_listed_expressions() -> None:
     assert [text for text in DERIVED if not (derives(text) and is_python_expression(text))] == []
     assert [text for text in INVALID if derives(text) or is_python_expression(text)] == []
     assert [text for text in BEYOND if derives(text) or not is_python_expression(text)] == []
 
 
+@pytest.mark.slow
 def test_every_derived_string_is_valid() -> None:
     rng, deriver = random.Random(0), Deriver(cfg())
     texts = set(deriver.many(rng, 1200, 50))
@@ -275,6 +278,7 @@ def test_every_derived_string_is_valid() -> None:
     assert all(map(derives, random.Random(1).sample(sorted(texts), 400)))
 
 
+@pytest.mark.slow
 def test_edited_expressions_that_are_derived_are_valid() -> None:
     """An edited real expression that the grammar derives is valid."""
     rng = random.Random(2)
@@ -292,6 +296,7 @@ def test_edited_expressions_that_are_derived_are_valid() -> None:
     assert kept > 60
 
 
+@pytest.mark.slow
 def test_nearly_all_real_expressions_are_derived() -> None:
     texts = random.Random(3).sample(real_expressions(), 400)
     assert sum(map(derives, texts)) / len(texts) > 0.97
@@ -344,6 +349,7 @@ def test_every_string_has_one_derivation() -> None:
         assert derivations(texts) == pytest.approx([1.0] * len(texts))
 
 
+@pytest.mark.slow
 def test_short_strings_of_few_symbols_have_one_derivation() -> None:
     """Enumeration with one name, one number and one string."""
     text = GRAMMAR.read_text(encoding="ascii")

@@ -112,6 +112,7 @@ def cached_model() -> HuggingFaceModel:
     return HuggingFaceModel(network(), byte_level(), max_tokens=12)
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None)
 @given(
     text=st.one_of(
@@ -276,6 +277,7 @@ def test_mass_of_a_prefix(model, prefix):
     assert canonical.summary.log_z <= conditioned.summary.log_z + 1e-9
 
 
+@pytest.mark.slow
 def test_masses_of_all_continuations(model):
     prefix = "é".encode()[:1]
     longer = [condition(model, prefix + bytes([byte])).summary.log_z for byte in range(256)]
@@ -284,6 +286,7 @@ def test_masses_of_all_continuations(model):
     assert total == pytest.approx(math.exp(condition(model, prefix).summary.log_z), abs=1e-9)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("prefix", [b"", "caf\u00e9".encode()[:-1], END.encode()[:5]])
 def test_completions_begin_with_the_prefix(model, prefix):
     """In the middle of a character too; the log-probabilities are those of the model."""

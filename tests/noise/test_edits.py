@@ -66,6 +66,7 @@ def edited(
     return [row[:n] for row, n in zip(result.tokens.tolist(), result.length.tolist(), strict=True)]
 
 
+@pytest.mark.slow
 @given(st.data())
 @settings(max_examples=150, deadline=None)
 def test_edits_at_once_equal_edits_one_by_one(data: st.DataObject) -> None:

@@ -101,6 +101,7 @@ def test_low_discrepancy_draws_are_evenly_spaced_and_shuffled() -> None:
     assert min(spread) > 0.01  # negative control: independent draws are not evenly spaced
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("low_discrepancy", [True, False])
 def test_high_noise_bias_moves_its_share_of_the_mass(low_discrepancy: bool) -> None:
     config = NoiseConfig(

@@ -166,6 +166,7 @@ def test_places_blocks_and_counts_have_the_promised_distributions() -> None:
             assert_share(count, int((b == size).sum()), 1 / size)
 
 
+@pytest.mark.slow
 def test_weights_make_the_expected_sum_that_of_the_elbo() -> None:
     """Given the block, each of its tokens has the expected weight 1, and the sum is b on average.
 
@@ -193,6 +194,7 @@ def test_weights_make_the_expected_sum_that_of_the_elbo() -> None:
     assert abs(float(sums.mean() - cost.sum())) < 4.5 * float(sums.std()) / math.sqrt(len(sums))
 
 
+@pytest.mark.slow
 def test_all_subsets_of_a_block_are_equally_likely() -> None:
     canvas = open_noise(same("(+75)=12", 120_000), INDEPENDENT, VOCABULARY, generator())
     b, hidden = blocks(canvas), canvas.targets != IGNORE
@@ -247,6 +249,7 @@ def test_a_mode_without_share_changes_nothing(
         assert equal(four, canvas)
 
 
+@pytest.mark.slow
 def test_shares_with_open_strings_are_exact_on_average_and_within_one_always() -> None:
     """400 batches of 10; a mean that is off by 0.2 of a string is caught."""
     strings, shares = sample(10), (0.2, 0.15, 0.05, 0.33)

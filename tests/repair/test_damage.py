@@ -30,6 +30,7 @@ def p_value(statistic: float, degrees: int) -> float:
     return float(torch.special.gammaincc(half[0], half[1]))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("broken", [False, True])
 @pytest.mark.parametrize("damage", [Damage(), SKEWED], ids=["default", "skewed"])
 def test_channel_equals_the_sum_over_all_alignments(damage: Damage, broken: bool) -> None:
@@ -110,6 +111,7 @@ def test_kinds_of_one_edit_have_their_shares_of_the_places() -> None:
         assert found == pytest.approx(share / sum(places.values()), rel=5e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("damage", [Damage(), SKEWED], ids=["default", "skewed"])
 def test_damaged_strings_have_the_probabilities_of_the_channel(damage: Damage) -> None:
     """A chi-square test over all neighbours, which rejects shares that are 0.06 off.

@@ -102,6 +102,7 @@ def test_three_pairs_change_little() -> None:
     assert fit_damage([], VOCABULARY) == usual
 
 
+@pytest.mark.slow
 def test_pairs_of_broken_texts_alone_make_right_texts_rare() -> None:
     pairs = [pair for pair in sampled_pairs(known_damage(), 600) if pair[0] != pair[1]]
     assert fit_damage(pairs, VOCABULARY).untouched < 0.1

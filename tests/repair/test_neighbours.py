@@ -78,6 +78,7 @@ def test_what_is_certain_stays_in_its_place() -> None:
     assert {len(made) for _, made in found} == {5}
 
 
+@pytest.mark.slow
 def test_pruning_drops_few_of_the_best() -> None:
     """Of the 20 best neighbours of 40 damaged lines the first is found, and 95% of all."""
     corpus = lines(400)

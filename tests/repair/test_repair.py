@@ -65,6 +65,7 @@ def log_length(n: int) -> float:
     return math.log(n / 15.0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("text", ["ab(a", "a?(b", "ba", "?", "(((("])
 @pytest.mark.parametrize("sigmas", [(0.2,), (0.1, 0.5)])
 def test_wide_beam_finds_the_best_of_all_strings(text: str, sigmas: tuple[float, ...]) -> None:
@@ -117,6 +118,7 @@ def test_blanks_cannot_change_the_length() -> None:
     assert repair_channel(Bigram(), [row], [[3]], lambda n: 0.0, Channel.blanks()) == [[]]
 
 
+@pytest.mark.slow
 def test_narrow_beam_is_close_to_the_wide_one() -> None:
     """Beam 8 of 3^7 strings loses at most half a nat on average; beam 1 loses more."""
     denoiser = Bigram(seed=3, peak=2.0)
@@ -134,6 +136,7 @@ def test_narrow_beam_is_close_to_the_wide_one() -> None:
     assert lost[1] < lost[8] <= lost[200] + 1e-9
 
 
+@pytest.mark.slow
 def test_under_a_grammar_the_best_string_of_the_grammar_is_found() -> None:
     grammar = 'start: "a" start "b" | "a" "b" | "(" start'
     constraint = GrammarConstraint(compile_grammar(grammar, "ab("), VOCABULARY)

@@ -48,6 +48,7 @@ def z_values(sampler, seed: int = 0, draws: int = DRAWS) -> list[float]:
     return [chi_square(texts[0::2], exact.truth(3)), chi_square(texts[1::2], exact.truth(6))]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "order", ["random", "entropy", "margin", "top", "left_to_right", "dilated"]
 )
@@ -55,10 +56,12 @@ def test_one_token_an_evaluation_is_exact_in_every_order_that_ignores_the_candid
     assert max(z_values(Unmask(order=order, schedule=Linear(), steps=0))) < 3.5
 
 
+@pytest.mark.slow
 def test_fresh_noise_is_exact_too():
     assert max(z_values(Unmask(order="random", schedule=Linear(), steps=0, fresh=True))) < 3.5
 
 
+@pytest.mark.slow
 def test_ancestral_errs_as_often_as_coins_fall_together():
     """Two of 6 tokens commit together with chance 1.0, 0.75 and 0.10 at 1, 10 and 150 steps.
 
@@ -90,6 +93,7 @@ def test_ancestral_commits_a_binomial_number():
     assert abs(count.var() - 3.6) < 4.5 * 3.6 * math.sqrt(2 / 500)
 
 
+@pytest.mark.slow
 def test_negative_controls_are_rejected_by_the_same_test():
     """One shot, an order that looks at the candidate, temperature, and top-p all leave the
     distribution."""
@@ -443,6 +447,7 @@ def test_predictor_corrector_keeps_its_budget_and_improves_an_exact_draft():
         predictor_corrector(replace(fill, steps=4), Reconsider(), rounds=2)
 
 
+@pytest.mark.slow
 def test_coarse_to_fine_is_exact_and_shows_skeletons():
     loop = Unmask(order="random", schedule=Linear(), steps=0)
     sampler = coarse_to_fine(loop, loop)

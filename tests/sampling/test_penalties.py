@@ -84,6 +84,7 @@ class Careless(Penalties):
         return torch.ones_like(canvas.known)
 
 
+@pytest.mark.slow
 def test_negative_control_pads_that_count_change_the_string() -> None:
     """As where the pad is an ordinary token, or the one that ends a string.
 
@@ -149,6 +150,7 @@ def of_table(number: int) -> tuple[Continuation, bytes]:
     return TableModel(random_table(rng, b"abc", 4, silent=number % 2 == 0), 14, number, 1.0), b"ab"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("setting", SETTINGS)
 def test_a_completion_does_not_depend_on_its_batch(
     setting: str, plain: Loaded, pieced: Loaded
@@ -181,6 +183,7 @@ def test_a_completion_does_not_depend_on_its_batch(
     assert differ >= 3
 
 
+@pytest.mark.slow
 def test_prompts_that_are_drawn_together_do_not_matter_to_each_other(pieced: Loaded) -> None:
     """The prompts have different lengths in tokens; one is empty.
 
@@ -218,6 +221,7 @@ def test_prompts_that_are_drawn_together_do_not_matter_to_each_other(pieced: Loa
 # ------------------------------------------------------------------------------------- fixed points
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "setting, temperature",
     [
@@ -248,6 +252,7 @@ def test_fixed_points_are_the_causal_sample(setting: str, temperature: float) ->
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("setting", SETTINGS)
 def test_fixed_points_of_a_real_model(setting: str, plain: Loaded) -> None:
     shaper = Penalties.of(SETTINGS[setting], plain.vocabulary)

@@ -200,6 +200,7 @@ def test_exempt_prompts_are_no_part_of_the_history() -> None:
     )  # the second of them sees the first
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", PRESETS)
 def test_every_preset_fills_every_canvas_and_keeps_known_tokens(name: str) -> None:
     """Also if no token may repeat and 25 places exist for 9 symbols."""
@@ -215,6 +216,7 @@ def test_every_preset_fills_every_canvas_and_keeps_known_tokens(name: str) -> No
     assert torch.equal(made.tokens >= 4, (canvas.tokens >= 4) | (canvas.tokens == TINY.mask))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("setting, temperature", [("n-grams", 1.0), ("tokens", 0.0), ("all", 0.7)])
 def test_under_a_grammar_everything_still_parses(setting: str, temperature: float) -> None:
     """The grammar forces repetitions that are banned.

@@ -28,6 +28,7 @@ def client() -> Iterator[openai.OpenAI]:
 # ------------------------------------------------------------------------------------------ answers
 
 
+@pytest.mark.slow
 def test_models(client: openai.OpenAI) -> None:
     assert [model.id for model in client.models.list()] == ["toy"]
     assert client.models.retrieve("toy").id == "toy"
@@ -46,6 +47,7 @@ STOPS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stops", STOPS)
 def test_completions_equal_the_generator_streamed_or_not(
     client: openai.OpenAI, stops: tuple[str, ...]

@@ -123,6 +123,7 @@ def test_options_without_effect_are_accepted(client: openai.OpenAI) -> None:
     ).choices
 
 
+@pytest.mark.slow
 def test_other_errors(url: str, client: openai.OpenAI) -> None:
     with pytest.raises(openai.NotFoundError) as caught:
         client.completions.create(model="gpt", prompt="?")
@@ -293,6 +294,7 @@ def test_a_client_that_leaves_behind_a_second_request_stops_the_work() -> None:
         assert toy.calls < len(STORY) - 5
 
 
+@pytest.mark.slow
 def test_too_many_waiting_requests_are_refused() -> None:
     toy = Toy()
     app = create_app(served(toy), ServerLimits(max_waiting=1))
@@ -312,6 +314,7 @@ def test_too_many_waiting_requests_are_refused() -> None:
         assert len({future.result(10).choices[0].text for future in asked}) == 1
 
 
+@pytest.mark.slow
 def test_eight_threads(url: str) -> None:
     def ask(number: int) -> bool:
         client, right = client_of(url), expected("?", number, 0, 60, (), 1.0).text
@@ -329,6 +332,7 @@ def test_eight_threads(url: str) -> None:
         assert all(pool.map(ask, range(8)))
 
 
+@pytest.mark.slow
 def test_ending_stops_the_work_under_way() -> None:
     toy = Toy()
     toy.pause = 0.05

@@ -122,6 +122,7 @@ def sent(server: Running, raw: bytes, enough: int, seconds: float) -> bytes:
     return bytes(received)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", RAW)
 def test_wrong_http_is_refused(server: Running, kind: str) -> None:
     raw, expected = RAW[kind]
@@ -167,6 +168,7 @@ def mutated(rng: random.Random, raw: bytes) -> bytes:
     return raw
 
 
+@pytest.mark.slow
 @both_seeds
 def test_random_http(server: Running, seed: int) -> None:
     """Answers are refusals or right; connections end at any place, with and without reading."""
@@ -275,6 +277,7 @@ def random_body(rng: random.Random) -> bytes:
     return mutated(rng, raw) if rng.random() < 0.3 else raw
 
 
+@pytest.mark.slow
 @both_seeds
 def test_random_bodies(server: Running, seed: int) -> None:
     """Every answer is a completion or an error in the form that clients read."""

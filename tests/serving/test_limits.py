@@ -161,6 +161,7 @@ SLOW = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", SLOW)
 def test_slow_requests_are_cut(quick: Running, kind: str) -> None:
     """Bytes that come one by one do not extend a limit."""
@@ -170,6 +171,7 @@ def test_slow_requests_are_cut(quick: Running, kind: str) -> None:
     assert quick.answers()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "sent", [b"", b"GET /v1/mo", MODELS, head(10), head(10) + b"{", head("chunked")]
 )
@@ -460,6 +462,7 @@ def test_connections_leave_descriptors_for_other_uses(monkeypatch: pytest.Monkey
     assert limits_of(parse(["serve"])).max_connections == ServerLimits().max_connections
 
 
+@pytest.mark.slow
 def test_a_taken_port_is_one_line(patient: Running, capsys: pytest.CaptureFixture[str]) -> None:
     from maskdiff.cli import arguments as cli
 

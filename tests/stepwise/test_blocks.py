@@ -192,6 +192,7 @@ def test_other_requests_do_not_change_a_reply(pieces: bool) -> None:
         )
 
 
+@pytest.mark.slow
 @BOTH
 def test_blocks_count_their_cost(pieces: bool) -> None:
     model = loaded(pieces)

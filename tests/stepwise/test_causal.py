@@ -162,6 +162,7 @@ def test_other_requests_do_not_change_a_reply(
     assert generator.nodes == fresh_backend.nodes == len(generator.after)
 
 
+@pytest.mark.slow
 @BOTH
 def test_one_token_at_a_time_equals_the_whole_step(pieces: bool) -> None:
     """A step requested token by token equals the step requested at once, with its figures."""
@@ -212,6 +213,7 @@ def test_forgetting_costs_tokens_and_does_not_change_replies(pieces: bool) -> No
     assert fresh_backend.spent.forward_tokens - known.spent.forward_tokens == path - unread
 
 
+@pytest.mark.slow
 @BOTH
 def test_a_tiny_temperature_equals_temperature_zero(pieces: bool) -> None:
     generator, stop = CausalBackend(loaded(pieces)), stop_of(most=TOKENS)
@@ -226,6 +228,7 @@ def test_a_tiny_temperature_equals_temperature_zero(pieces: bool) -> None:
     assert sum(a != b for a, b in zip(cold, warm, strict=True)) > 30
 
 
+@pytest.mark.slow
 @BOTH
 @pytest.mark.parametrize("heat", [1.0, 0.6])
 def test_draws_follow_the_model(pieces: bool, heat: float) -> None:
@@ -280,6 +283,7 @@ def test_draws_of_two_tokens_follow_the_model(pieces: bool) -> None:
     assert chi_square(drawn, truth) < ONE_IN_A_MILLION
 
 
+@pytest.mark.slow
 @BOTH
 def test_steps_count_their_cost(pieces: bool) -> None:
     """For one problem tokens and calls equal those of the hook.

@@ -79,6 +79,7 @@ def same(left: list[Candidate], right: list[Candidate], tolerance: float = 1e-5)
             assert getattr(a, name) == pytest.approx(getattr(b, name), abs=tolerance)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("chat", [True, False])
 def test_steps_equal_the_output_of_generate(folder, chat):
     generator = load(folder, chat=chat)
@@ -97,6 +98,7 @@ def test_steps_equal_the_output_of_generate(folder, chat):
         assert (once.finish == "end") == (once.ids[-1] == 3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("dtype", "near"), [(torch.float32, 1e-5), (torch.float64, 1e-10)])
 def test_log_probabilities_equal_those_of_one_pass(folder, dtype, near):
     generator = load(folder, dtype=dtype)
@@ -260,6 +262,7 @@ def test_templates_that_do_not_keep_the_prefix():
         assert not HuggingFaceBackend(model, byte_level(template), chat=False).prompts.chat
 
 
+@pytest.mark.slow
 def test_spent_counts_the_tokens_that_are_run(folder):
     generator, counted = load(folder), [0, 0]
 

@@ -364,6 +364,7 @@ def _model_after_reading(width: int) -> Loaded:
 short = st.lists(st.integers(0, 2), max_size=5).map(tuple)
 
 
+@pytest.mark.slow
 @settings(max_examples=200, deadline=None)
 @given(st.lists(short, min_size=2, max_size=4).filter(lambda own: len({*own}) > 1))
 def test_differing_positions_equal_brute_force(candidates: list[tuple[int, ...]]) -> None:

@@ -136,6 +136,7 @@ def test_cohort_size_does_not_change_solutions(solver: Solver) -> None:
     assert [without_cost(s) for s in solver.solving(PROBLEMS, seed=4)] != expected
 
 
+@pytest.mark.slow
 def test_a_failing_problem_does_not_change_the_others(solver: Solver) -> None:
     """Check foreign symbols, a non-problem, an unreadable line and a long one among good ones."""
     expected = [without_cost(s) for s in solver.solving(PROBLEMS[:6], seed=3)]

@@ -63,6 +63,7 @@ pieces = st.text("ab>", min_size=1, max_size=4)
 stops = st.lists(st.text("ab>", min_size=1, max_size=3), max_size=3).map(tuple)
 
 
+@pytest.mark.slow
 @settings(max_examples=300, deadline=None)
 @given(
     tokens=st.lists(pieces, max_size=8),

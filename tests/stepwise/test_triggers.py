@@ -86,6 +86,7 @@ def test_momentum_equals_the_published_form(
         trigger.update(u)
 
 
+@pytest.mark.slow
 def test_random_fires_at_its_rate() -> None:
     """5,000 draws at 0.3: the standard deviation is 32.4, and 4.9 of them are one in a million."""
     rate, count = 0.3, 5_000

@@ -84,6 +84,7 @@ def test_valid_items_come_first_and_keep_their_order(seed: int) -> None:
 TEXTS = ["(+75)=?2", "(((", "5=4", "(*?5)=1", "1)+7("]
 
 
+@pytest.mark.slow
 def test_the_first_valid_explanation_is_the_answer(bracket_model: Loaded) -> None:
     """Compare with the whole list by score, for every number of candidates."""
     moved = 0
@@ -306,6 +307,7 @@ def test_foreign_symbols_are_refused_where_text_is_kept(loaded: Loaded) -> None:
             assert "\n" not in (result.error or "")
 
 
+@pytest.mark.slow
 @both_seeds
 @pytest.mark.parametrize("flags", [[], ["--grammar"], ["--method", "draft"]])
 def test_any_text_gives_one_json_object_per_line(

@@ -110,6 +110,7 @@ def test_the_packed_tree_equals_plain_passes(pieced: Loaded) -> None:
         torch.testing.assert_close(row, next_log_probs(pieced, history), atol=1e-9, rtol=0)
 
 
+@pytest.mark.slow
 def test_z_and_q_equal_brute_force(pieced: Loaded) -> None:
     model = CausalModel(pieced.denoiser, pieced.lengths)
     conditioned = condition(model, PREFIX.encode(), "exact")
@@ -286,6 +287,7 @@ def test_with_a_suffix_both_ends_are_kept(pieced: Loaded, plain: Loaded) -> None
 # -------------------------- the verb
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["exact", "beam", "canonical", "auto"])
 def test_every_completion_begins_with_what_was_typed(
     pieced: Loaded, plain: Loaded, mode: str
@@ -352,6 +354,7 @@ def test_a_beam_over_many_lengths_is_as_good_as_one_over_one(plain: Loaded) -> N
     assert beam.log_z == pytest.approx(exact.log_z, abs=1e-9)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("which", ["pieced", "plain"])
 def test_what_was_drawn_is_forgotten(which: str, request: pytest.FixtureRequest) -> None:
     """A batch of one text shares a tree, which does not grow with it, and gives the same draws."""

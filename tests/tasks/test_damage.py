@@ -58,6 +58,7 @@ def test_broken_texts_never_stay(fit: Loaded) -> None:
     assert sum(result.text == text for text, result in zip(texts, free, strict=False)) >= 10
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("edits", [(0, 0), (1, 1), (0, 2), (2, 2)])
 def test_every_answer_has_the_number_of_edits(fit: Loaded, edits: tuple[int, int]) -> None:
     """Filled blanks and foreign symbols are no edits."""
@@ -76,6 +77,7 @@ def test_two_edits_undo_two_edits(fit: Loaded) -> None:
     assert result.text == "a=17;b=4"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("damage", ["edits", "keyboard", "ocr", "swap", "truncation", "noise"])
 def test_answers_have_probabilities(fit: Loaded, damage: str) -> None:
     for result in tasks.repair(fit, TEXTS, damage=damage, top=6):
@@ -86,6 +88,7 @@ def test_answers_have_probabilities(fit: Loaded, damage: str) -> None:
         assert result.probability == pytest.approx(result.alternatives[0].share)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("damage", ["edits", "truncation"])
 def test_answers_do_not_depend_on_the_batch(fit: Loaded, damage: str) -> None:
     texts = TEXTS[::2]

@@ -103,6 +103,7 @@ def test_rewrite_with_holds_gives_true_strings(loaded: Loaded) -> None:
     assert "holds: all" in (none.error or "")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("settings", [{}, {"grammar": True}, {"holds": True}])
 def test_a_batch_equals_its_texts_rewritten_alone(
     loaded: Loaded, settings: dict[str, object]

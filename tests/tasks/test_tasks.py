@@ -124,6 +124,7 @@ def test_channel_repair_with_almost_no_noise_returns_its_input(loaded: Loaded) -
     assert [result.text for result in tasks.repair(loaded, texts, sigma=1e-6)] == texts
 
 
+@pytest.mark.slow
 def test_repair_of_a_string_does_not_depend_on_the_batch(loaded: Loaded) -> None:
     texts = [GOOD, "(+75)=?2", "((((", "5" * 30, "(*?5)=1"]
     together = [result.text for result in tasks.repair(loaded, texts)]
@@ -201,6 +202,7 @@ def test_score_is_the_mean_causal_log_probability(loaded: Loaded) -> None:
     assert result.score == pytest.approx(expected, abs=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", tasks.REPAIR_METHODS)
 def test_repair_under_a_grammar_parses_and_keeps_valid_strings(loaded: Loaded, method: str) -> None:
     texts = ["7=8", "(+(*75)10=45", "))((", "?????", "(+12)=?", "=+=+="]
@@ -216,6 +218,7 @@ def test_repair_under_a_grammar_parses_and_keeps_valid_strings(loaded: Loaded, m
             assert under.text == plain.text
 
 
+@pytest.mark.slow
 def test_under_a_grammar_an_untrained_model_writes_the_language(loaded: Loaded) -> None:
     config = SamplerConfig("maskgit", steps=2, grammar=True)
     made = tasks.generate(loaded, 20, sampler=config)

@@ -62,6 +62,7 @@ def by_all_substrings(text: str, language: HasParser, begin: int = 0) -> Span | 
 # -------------------------- strings of a language
 
 
+@pytest.mark.slow
 @given(NOISE, st.sampled_from(REAL), NOISE)
 @settings(max_examples=150, deadline=None)
 def test_first_string_equals_a_search_of_all_substrings(before: str, real: str, after: str) -> None:
@@ -74,6 +75,7 @@ def test_first_string_equals_a_search_of_all_substrings(before: str, real: str, 
     assert span.start <= len(before)
 
 
+@pytest.mark.slow
 @given(
     st.text(alphabet="ab ", max_size=14), st.lists(st.text(alphabet="ab ", max_size=4), max_size=4)
 )
@@ -89,6 +91,7 @@ def test_every_string_is_the_first_of_the_remaining_text(text: str, words: list[
     assert all(text[span.start : span.end] == span.text != "" for span in expected)
 
 
+@pytest.mark.slow
 @given(st.lists(st.tuples(LETTERS, st.sampled_from(REAL)), max_size=4), LETTERS)
 @settings(max_examples=100, deadline=None)
 def test_strings_between_foreign_symbols_are_all_found(
@@ -394,6 +397,7 @@ def contained_line(rng: random.Random) -> str:
 DEPARTS = re.compile(r"(?:\t| {4})[ \t]*>|>\t")
 
 
+@pytest.mark.slow
 @both_seeds
 def test_markdown_it_finds_the_same_blocks_in_quotes_and_items(seed: int) -> None:
     reader = pytest.importorskip("markdown_it").MarkdownIt("commonmark")

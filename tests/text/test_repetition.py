@@ -185,6 +185,7 @@ def test_a_loop_after_noise_is_found_where_the_definition_finds_it(period: int) 
         )
 
 
+@pytest.mark.slow
 def test_no_hit_in_ten_thousand_words_without_repetition() -> None:
     rng = random.Random(0)
     squares, overlaps = square_free(4096), thue_morse(4096)

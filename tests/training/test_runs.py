@@ -58,6 +58,7 @@ def corpus(folder: Path) -> LanguageConfig:
     return LanguageConfig(language=str(folder), max_len=24)
 
 
+@pytest.mark.slow
 @both_seeds
 def test_draws_depend_on_the_lines_and_not_on_their_order(tmp_path: Path, seed: int) -> None:
     for rng in cases(20, seed, 2.0):
@@ -129,6 +130,7 @@ def test_a_run_resumes_with_its_corpus_at_another_path_or_in_another_order(
 GRAMMAR = 'start: ("a" | "b") "=" NUMBER ";"\nNUMBER: /[0-9]+/\n'
 
 
+@pytest.mark.slow
 def test_a_changed_corpus_is_refused_on_resume(tmp_path: Path) -> None:
     rng = random.Random(4)
     lines, folder, run = some_lines(rng), tmp_path / "x", tmp_path / "run"
@@ -449,6 +451,7 @@ def test_curves_of_killed_runs_have_no_gaps_and_no_duplicates(tmp_path: Path, se
         assert_same_run(tmp_path / "whole", folder)
 
 
+@pytest.mark.slow
 def test_the_curve_is_wrong_if_running_means_are_lost(tmp_path: Path) -> None:
     """Negative control: without the saved sums the next entry differs."""
     changes = {**QUICK, "log_interval": 8}
@@ -467,6 +470,7 @@ def test_the_curve_is_wrong_if_running_means_are_lost(tmp_path: Path) -> None:
     assert same_tensors(*weights)
 
 
+@pytest.mark.slow
 def test_a_log_cut_inside_an_entry_is_continued(tmp_path: Path) -> None:
     changes = {**QUICK, "log_interval": 2, "save_interval": 3}
     Trainer(tiny(**changes), tmp_path / "whole").run()

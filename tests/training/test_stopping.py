@@ -69,6 +69,7 @@ def test_a_killed_process_resumes_from_its_last_checkpoint(tmp_path: Path, whole
     assert_resumes(parts, 6, whole)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_stops_the_command_and_the_run_resumes(
     tmp_path: Path,

@@ -26,6 +26,7 @@ def distance(x: tuple[int, ...], y: tuple[int, ...], costs: EditCosts) -> float:
     return row[-1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("costs", [EditCosts(), EditCosts(insert=2.0, delete=0.7, replace=1.5)])
 @pytest.mark.parametrize("number", range(4))
 def test_the_least_cost_is_that_of_the_best_of_all_strings(number: int, costs: EditCosts) -> None:
@@ -108,6 +109,7 @@ def keeps(
     return least(0, 0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("costs", [EditCosts(), EditCosts(insert=2.0, delete=0.7, replace=1.5)])
 @pytest.mark.parametrize("number", range(4))
 def test_the_nearest_strings_are_those_of_brute_force_in_order(

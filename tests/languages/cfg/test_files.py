@@ -114,6 +114,7 @@ def test_a_grammar_that_is_described_otherwise_is_one_line(state: object) -> Non
         restore_source(state, "the grammar of mine")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("text", "message"),
     [

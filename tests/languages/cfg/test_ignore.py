@@ -127,6 +127,7 @@ def prepared(name: str) -> tuple[Callable[[str], bool], Callable[[str], bool], D
     )
 
 
+@pytest.mark.slow
 @both_seeds
 @pytest.mark.parametrize("name", GRAMMARS)
 def test_lark_reads_every_written_text_and_both_readers_agree(name: str, seed: int) -> None:

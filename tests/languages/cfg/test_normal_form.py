@@ -85,6 +85,7 @@ def test_an_ambiguous_grammar_can_be_accepted() -> None:
     assert len(compile_grammar(AMBIGUOUS, "1+", accept_ambiguous=True)) == 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("text", "symbols", "longest"), SMALL)
 def test_normal_form_has_the_strings_of_the_grammar(text: str, symbols: str, longest: int) -> None:
     grammar = compile_grammar(text, symbols)
@@ -161,6 +162,7 @@ def test_the_search_for_ambiguity_keeps_to_its_budget() -> None:
     assert small.searched < large.searched <= 16
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "options",
     [

@@ -48,6 +48,7 @@ def test_every_short_string_is_judged_as_lark_does(text: str, symbols: str, long
             assert recogniser(row) == (row in belong), (n, row)
 
 
+@pytest.mark.slow
 def test_random_grammars_are_recognised_as_by_the_textbook() -> None:
     rng = random.Random(1)
     agreed = {False: 0, True: 0}

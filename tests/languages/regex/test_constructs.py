@@ -107,6 +107,7 @@ def test_every_short_string_is_taken_as_re_takes_it(pattern: str) -> None:
         assert dfa.accepts(text) == bool(reference.fullmatch(text)), text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "pattern",
     [
@@ -135,6 +136,7 @@ def test_one_character_is_taken_as_re_takes_it(pattern: str, flags: int) -> None
     assert found == {symbol for symbol in symbols if reference.fullmatch(symbol)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("pattern", "message"),
     [
@@ -192,6 +194,7 @@ def test_irregular_constructs_are_refused(pattern: str, message: str) -> None:
         compile_pattern(pattern, "abc")
 
 
+@pytest.mark.slow
 def test_deep_nesting_is_refused_by_every_function() -> None:
     """Also between the depth where Python's parser ends and the depth where the rest does."""
     for depth in range(0, 400, 20):

@@ -47,6 +47,7 @@ def disagreement(dfa: Dfa, reference: re.Pattern[str], strings: list[str]) -> st
     return next(wrong, None)
 
 
+@pytest.mark.slow
 @both_seeds
 def test_random_patterns_accept_what_re_matches(seed: int) -> None:
     """Also every invalid pattern is refused, and valid ones only if they are not regular."""
@@ -80,6 +81,7 @@ def test_random_patterns_accept_what_re_matches(seed: int) -> None:
     assert seen["slow in re"] < 0.01 * seen.total() + 2
 
 
+@pytest.mark.slow
 @both_seeds
 def test_random_sets_hold_the_characters_that_re_finds(seed: int) -> None:
     """Sets of one pattern, with and without the case, over many characters."""
@@ -92,6 +94,7 @@ def test_random_sets_hold_the_characters_that_re_finds(seed: int) -> None:
             assert found == set(filter(reference.fullmatch, symbols)), (pattern, flags)
 
 
+@pytest.mark.slow
 @both_seeds
 def test_a_broken_automaton_is_found(seed: int) -> None:
     """The comparison above would find one wrong state or move, in almost every automaton."""
@@ -115,6 +118,7 @@ def test_a_broken_automaton_is_found(seed: int) -> None:
     assert found >= 0.9 * tried - 1
 
 
+@pytest.mark.slow
 @both_seeds
 def test_operations_are_those_on_sets_of_strings(seed: int) -> None:
     for rng in cases(2_000, seed, SECONDS / 4):
@@ -152,6 +156,7 @@ def matches_inside(pattern: str, before: str, text: str, after: str) -> bool:
     return whole.match(before + text + after, len(before)) is not None
 
 
+@pytest.mark.slow
 @both_seeds
 def test_context_dependence_of_look_arounds_is_decided_exactly(seed: int) -> None:
     """Every example is one of `re`, and without any no short context changes a short match."""
@@ -189,6 +194,7 @@ def test_context_dependence_of_look_arounds_is_decided_exactly(seed: int) -> Non
     assert seen["dependent"]
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::FutureWarning")
 @both_seeds
 def test_grammars_of_one_pattern_agree_with_lark(seed: int) -> None:
@@ -224,6 +230,7 @@ def test_grammars_of_one_pattern_agree_with_lark(seed: int) -> None:
     assert seen["strings"]
 
 
+@pytest.mark.slow
 @both_seeds
 def test_quantifiers_inside_each_other_end(seed: int) -> None:
     """Either an automaton or one line that names the limit."""

@@ -59,6 +59,7 @@ def test_patterns_without_lazy_repetitions_do_not_change() -> None:
     assert compile_pattern("a*(b|bc)+", "abc", lazy=True) == compile_pattern("a*(b|bc)+", "abc")
 
 
+@pytest.mark.slow
 @both_seeds
 def test_random_lazy_patterns_accept_what_re_match_takes_as_a_whole(seed: int) -> None:
     """Whatever the construct, and where repeated parts match the empty string."""

@@ -81,6 +81,8 @@ def in_process(monkeypatch: pytest.MonkeyPatch) -> None:
     """Programs run in this process, which is quick."""
     monkeypatch.setattr(python_programs, "run_program", here)
     monkeypatch.setattr(sys, "setrecursionlimit", lambda _: None)
+    # The prelude allows longer numbers; other tests of this process rely on the usual limit.
+    monkeypatch.setattr(sys, "set_int_max_str_digits", lambda _: None, raising=False)
 
 
 def test_reference_solutions_pass_everything(in_process: None) -> None:

@@ -257,9 +257,14 @@ class CandidateScorer:
         """Add a string with its parts, in the order of the fields of `RepairCandidate`."""
         language, prior = self.loaded.language, self.loaded.prior
         log_model, log_length, log_ngram, log_grammar, log_channel = parts
-        total = prior.neural * (log_model + log_length) + log_channel
-        total += prior.ngram * log_ngram + prior.grammar * log_grammar
-        total = total if math.isfinite(total) else -math.inf
+        terms = (
+            (prior.neural, log_model + log_length),
+            (prior.ngram, log_ngram),
+            (prior.grammar, log_grammar),
+        )
+        # A model without a weight excludes no string, but one too long for the model (NaN) is out.
+        total = log_channel + sum(weight * log_p for weight, log_p in terms if weight > 0)
+        total = total if math.isfinite(total) and not math.isnan(log_model) else -math.inf
         text = language.vocabulary.decode(tokens)
         candidate = RepairCandidate(language, pool.damaged, text, *parts, total)
         pool.candidates.setdefault(text, candidate)

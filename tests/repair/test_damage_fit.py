@@ -53,7 +53,7 @@ def test_a_known_damage_is_recovered_from_two_thousand_pairs() -> None:
     """Shares within 0.06 (three standard errors of 490 edits), tables within 0.25, 0.05 on average.
 
     Each symbol is replaced about 37 times: three standard errors are 0.2, and the prior adds 0.1.
-    Weights of neighbouring rates are hardly told apart, so what they predict is compared: the share
+    Neighbouring rates can hardly be distinguished, so what they predict is compared: the share
     of equal pairs and the mean number of edits.
     """
     damage, pairs = known_damage(), sampled_pairs(known_damage(), 2000)

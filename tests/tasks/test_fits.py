@@ -268,3 +268,21 @@ def test_what_needs_a_neural_model_says_so(fit: Loaded) -> None:
     with pytest.raises(ConfigError, match="the suite speed needs a neural model"):
         check_subjects([Subject(fit)], Plan(), names=("speed",))
     assert tiny_loaded().neural("x") is not None
+
+
+def test_a_model_without_a_weight_excludes_no_string(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A fit whose causal mode gives a string no probability still repairs by its n-gram."""
+    fit, damage = with_grammar(), Damage()
+    vocabulary = fit.language.vocabulary
+    monkeypatch.setattr(
+        "maskdiff.tasks.candidates.log_probs", lambda loaded, rows: [-math.inf] * len(rows)
+    )
+    scorer = CandidateScorer(
+        replace(fit, fitted_prior=Prior(0.0, 0.5)),
+        damage.channel(vocabulary),
+        RepairConstraints(),
+        damage.weights(len(vocabulary.inner_ids)),
+    )
+    pool = CandidatePool(Damaged(vocabulary.encode("a17;b=4"), "a17;b=4"))
+    scorer.add_proposed([pool], [[tuple(vocabulary.encode("a=17;b=4"))]])
+    assert math.isfinite(pool.candidates["a=17;b=4"].total)

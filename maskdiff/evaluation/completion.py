@@ -21,13 +21,7 @@ from numpy.typing import NDArray
 from maskdiff import metrics
 from maskdiff.config import CompletionConfig
 from maskdiff.data import held_out
-from maskdiff.decoding import (
-    Conditioned,
-    Continuation,
-    TableModel,
-    TokenTable,
-    condition,
-)
+from maskdiff.decoding import Conditioned, Continuation, TableModel, TokenTable, condition
 from maskdiff.decoding.histories import Goal, count
 from maskdiff.evaluation.completion_baselines import (
     Baseline,

@@ -78,17 +78,7 @@ class MixtureTree:
     def __init__(self, model: MixtureModel) -> None:
         self.weights = model.weights
         self.neural, self.ngram = model.neural.tree(), model.ngram.tree()
-        self.norm = torch.empty(0)
-
-    @property
-    def calls(self) -> int:
-        """See `HistoryTree`."""
-        return self.neural.calls
-
-    @property
-    def positions(self) -> int:
-        """See `HistoryTree`."""
-        return self.neural.positions
+        self.norm, self.calls, self.positions = torch.empty(0), 0, 0
 
     def extend(self, parents: Tensor, tokens: Tensor) -> Tensor:
         """See `HistoryTree.extend`."""
@@ -97,6 +87,7 @@ class MixtureTree:
         mixed = self.weights.neural * logits + self.weights.ngram * ngram
         mixed = mixed.masked_fill(neural == -torch.inf, -torch.inf)  # 0 times infinity is NaN
         self.norm = mixed.logsumexp(-1)
+        self.calls, self.positions = self.neural.calls, self.neural.positions
         return mixed.log_softmax(-1)
 
     def forget(self, nodes: int) -> None:

@@ -25,8 +25,8 @@ from maskdiff.models.continuation import ROOT
 from maskdiff.models.ngram import NGram
 from maskdiff.models.ngram_denoiser import NGramDenoiser
 
-NEURAL_WEIGHTS = torch.linspace(0.05, 1.2, 24, dtype=torch.float64)  # that are tried
-NGRAM_WEIGHTS = torch.linspace(0.0, 1.0, 21, dtype=torch.float64)
+NEURAL_WEIGHTS = torch.arange(1, 25, dtype=torch.float64) / 20  # that are tried
+NGRAM_WEIGHTS = torch.arange(0, 21, dtype=torch.float64) / 20
 LEAST = 20  # strings without which there is no fit
 
 

@@ -5,9 +5,9 @@ With weights a and b, the next token t after a history h has
     log p(t | h) = a log p_neural(t | h) + b log p_ngram(t | h) - log Z(h)
 
 over the tokens that the neural model allows there, its end included if it draws one. Every
-distribution of a next token is normalised, so the mixture is a distribution over strings, and a
-string ends as one of the neural model does. A sum of the weights below 1 is a flatter distribution,
-which corrects models that are too sure.
+distribution of a next token is normalised, so the mixture is a distribution over strings. A string
+ends as one of the neural model does: both models get its length, or both may end it. A sum of the
+weights below 1 is a flatter distribution, which corrects models that are too sure.
 """
 
 from __future__ import annotations
@@ -58,8 +58,10 @@ class MixtureModel:
 
     def __init__(self, neural: CausalModel, ngram: NGram, weights: MixtureWeights) -> None:
         self.neural, self.weights = neural, weights
-        denoiser = NGramDenoiser(ngram, neural.denoiser.config.block_size)
-        self.ngram = CausalModel(denoiser, np.ones(1))  # the lengths are not used
+        config = neural.denoiser.config
+        denoiser = NGramDenoiser(ngram, config.block_size, causal_length=config.causal_length)
+        # The same latent states; their probabilities are not used.
+        self.ngram = CausalModel(denoiser, np.bincount(neural.lengths or (0,)).astype(float))
         self.table, self.latent_states = neural.table, neural.latent_states
         self.length_conditioned = neural.length_conditioned
 

@@ -19,6 +19,7 @@ from maskdiff.models.continuation import ROOT, Canonical
 from maskdiff.models.denoiser import ModelDenoiser
 from maskdiff.models.mixture import MixtureModel, MixtureWeights, fit_mixture
 from maskdiff.models.ngram import NGram
+from maskdiff.models.ngram_denoiser import NGramDenoiser
 from maskdiff.models.universal import UniversalDenoiser
 
 VOCABULARY = Vocabulary.of("abc", digit=False)
@@ -58,21 +59,24 @@ def mixed(conditioned: bool, weights: MixtureWeights = WEIGHTS) -> MixtureModel:
 def by_hand(
     model: CausalModel, history: list[int], left: int, weights: MixtureWeights
 ) -> np.ndarray:
-    """Log p(next token | history): a full pass of the denoiser, and the counts of the n-gram.
+    """Log p(next token | history), from full passes of both denoisers or the counts of the n-gram.
 
-    `left` symbols follow, in a string whose length the model gets.
+    `left` symbols follow, in a string whose length the models get.
     """
-    row = [BOS, *history, *[INNER[0]] * max(left, 1), EOS]
-    size = torch.tensor([len(row)])
+    row = torch.tensor([[BOS, *history, *[INNER[0]] * max(left, 1), EOS]])
+    inputs, place = (row, torch.tensor([row.shape[1]]), torch.zeros(1), True), len(history) + 1
     with torch.no_grad():
-        logits = model.denoiser(torch.tensor([row]), size, torch.zeros(1), True)
-    own = logits[0, len(history) + 1].double().numpy()
-    context = ([BOS] * NGRAM.reach + history)[::-1][: NGRAM.reach]
-    theirs = NGRAM.next_log_probs(np.array([context]))[0]
-    outcomes = [*INNER] if model.length_conditioned else [*INNER, EOS]
+        own = model.denoiser(*inputs)[0, place].double().numpy()
+    if model.length_conditioned:
+        outcomes = [*INNER]
+        theirs = NGramDenoiser(NGRAM, 8)(*inputs)[0, place].double().numpy()
+    else:
+        outcomes = [*INNER, EOS]
+        context = ([BOS] * NGRAM.reach + history)[::-1][: NGRAM.reach]
+        theirs = NGRAM.next_log_probs(np.array([context]))[0]
     found = np.full(len(VOCABULARY), -np.inf)
     found[outcomes] = weights.neural * own[outcomes] + weights.ngram * theirs[outcomes]
-    return found - np.logaddexp.reduce(found[outcomes])
+    return np.asarray(found - np.logaddexp.reduce(found[outcomes]))
 
 
 def strings(conditioned: bool) -> dict[tuple[int, ...], float]:
@@ -134,18 +138,20 @@ def test_every_next_token_distribution_is_normalised(conditioned: bool) -> None:
 
 @BOTH
 def test_a_single_weight_of_one_gives_either_model(conditioned: bool) -> None:
-    parents, tokens = torch.tensor([ROOT, 0, 1]), torch.tensor([0, INNER[1], INNER[0]])
+    latent = len(neural(conditioned).latent_states) - 1  # of the longest strings
+    parents, tokens = torch.tensor([ROOT, 0, 1]), torch.tensor([latent, INNER[1], INNER[0]])
     alone = neural(conditioned).tree()
     expected = alone.extend(parents, tokens)
     tree = mixed(conditioned, MixtureWeights(1.0, 0.0)).tree()
     assert torch.allclose(tree.extend(parents, tokens), expected, rtol=0.0, atol=1e-12)
     assert torch.allclose(tree.norm, alone.norm, rtol=0.0, atol=1e-12)  # for penalties
     assert (tree.calls, tree.positions) == (alone.calls, alone.positions)
-    rows = mixed(conditioned, MixtureWeights(0.0, 1.0)).tree().extend(parents, tokens)
-    contexts = [[BOS, BOS], [INNER[1], BOS], [INNER[0], INNER[1]]]
-    theirs = torch.from_numpy(NGRAM.next_log_probs(np.array(contexts)))
-    theirs = theirs.masked_fill(expected == -torch.inf, -torch.inf).log_softmax(1)
-    assert torch.allclose(rows, theirs, rtol=0.0, atol=1e-5)  # of float32 logits
+    weights = MixtureWeights(0.0, 1.0)
+    rows = mixed(conditioned, weights).tree().extend(parents, tokens)
+    history = [INNER[1], INNER[0]]
+    for i, row in enumerate(rows):
+        theirs = torch.from_numpy(by_hand(neural(conditioned), history[:i], LONGEST - i, weights))
+        assert torch.allclose(row, theirs, rtol=0.0, atol=1e-5)  # of float32 logits
 
 
 def test_forgotten_nodes_change_nothing() -> None:

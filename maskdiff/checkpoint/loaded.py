@@ -25,6 +25,7 @@ from maskdiff.checkpoint.payload import (
     payload_from,
     payload_summary,
     read_config,
+    read_mixture,
 )
 from maskdiff.config import MAX_PARAMETERS, Config, LanguageConfig, ModelConfig
 from maskdiff.errors import CheckpointError, ConfigError, DataError, GrammarError, folded, quote
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
     from maskdiff.languages import Language, Vocabulary
     from maskdiff.models.denoiser import ModelDenoiser
     from maskdiff.models.grammar_model import FittedGrammar
+    from maskdiff.models.mixture import MixtureWeights
     from maskdiff.models.ngram import NGram
     from maskdiff.models.ngram_denoiser import NGramDenoiser
     from maskdiff.models.universal import UniversalDenoiser
@@ -53,6 +55,7 @@ class Loaded:
     Tokens of the denoiser may be pieces of several characters; symbols of the language are single.
     The denoiser is a neural model, or the n-gram if the checkpoint has no weights. `ngram` and
     `grammar_model` are over the characters of the language; None for a checkpoint without one.
+    `mixture` weighs the causal mode and the n-gram for each next token; None without a mixture.
     """
 
     denoiser: ModelDenoiser | NGramDenoiser
@@ -65,6 +68,7 @@ class Loaded:
     ngram: NGram | None = None
     fitted_prior: Prior | None = None
     grammar_model: FittedGrammar | None = None
+    mixture: MixtureWeights | None = None
     _constraints: dict[torch.device, GrammarConstraint] = field(
         default_factory=dict, init=False, repr=False, compare=False
     )
@@ -133,6 +137,7 @@ class Loaded:
             ngram=self.ngram,
             grammar_model=self.grammar_model,
             prior=self.fitted_prior,
+            mixture=self.mixture,
         )
 
     def neural(self, use: str) -> ModelDenoiser:
@@ -250,9 +255,11 @@ def denoiser_from(
     metrics, provenance = dict(payload.get("metrics", {})), dict(payload.get("provenance", {}))
     prior = Prior(**payload["prior"]) if payload.get("prior") else None
     grammar = _grammar_model(payload, language.vocabulary, shown)
+    mixture = read_mixture(payload, config.model, shown)
     return Loaded(
-        denoiser, language, config, metrics, provenance, path, token_lengths, ngram, prior, grammar
-    )
+        denoiser, language, config, metrics, provenance, path, token_lengths, ngram, prior, grammar,
+        mixture,
+    )  # fmt: skip
 
 
 def _ngram(payload: Mapping[str, Any], characters: Vocabulary, shown: str) -> NGram | None:

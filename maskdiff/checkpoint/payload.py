@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from maskdiff import __version__
-from maskdiff.config import Config
+from maskdiff.config import Config, ModelConfig
 from maskdiff.config_io import check, config_from_dict, to_dict
 from maskdiff.errors import CheckpointError, folded, quote
 from maskdiff.utils.arguments import refuse
@@ -18,6 +18,7 @@ from maskdiff.utils.arguments import refuse
 if TYPE_CHECKING:
     from maskdiff.languages import Vocabulary
     from maskdiff.models.grammar_model import FittedGrammar
+    from maskdiff.models.mixture import MixtureWeights
     from maskdiff.models.ngram import NGram
     from maskdiff.models.prior import Prior
 
@@ -50,6 +51,7 @@ def make_payload(
     ngram: NGram | None = None,
     grammar_model: FittedGrammar | None = None,
     prior: Prior | None = None,
+    mixture: MixtureWeights | None = None,
     **extra: Any,
 ) -> Payload:
     """Return what `save` writes: tensors on the CPU, without the prefix of `torch.compile`.
@@ -61,7 +63,8 @@ def make_payload(
         lengths: For a vocabulary of pieces, probabilities of 0, 1, ... tokens a string.
         ngram: The n-gram over the characters of the language.
         grammar_model: The fitted grammar of the language.
-        prior: The weights of these models, if they were fitted.
+        prior: The weights of these models for whole strings, if they were fitted.
+        mixture: The weights of the causal mode and the n-gram for each next token, if they help.
         extra: For resuming: optimizer, raw weights, step.
     """
     symbols: dict[str, Any] = {
@@ -87,6 +90,7 @@ def make_payload(
         **({} if ngram is None else {"ngram": ngram.state()}),
         **({} if grammar_model is None else {"grammar_model": grammar_model.state()}),
         **({} if prior is None else {"prior": prior.state()}),
+        **({} if mixture is None else {"mixture": mixture.state()}),
         **extra,
     }
 
@@ -150,10 +154,27 @@ def read_config(payload: Mapping[str, Any], shown: str = "") -> Config:
         ) from None
 
 
+def read_mixture(
+    payload: Mapping[str, Any], config: ModelConfig, shown: str
+) -> MixtureWeights | None:
+    """Return the weights of the mixture of a payload, None without. Raises CheckpointError."""
+    if not payload.get("mixture"):
+        return None
+    from maskdiff.models.mixture import MixtureWeights
+
+    characters = config.vocabulary == "characters" and config.head == "next"
+    if not characters or not payload["weights"] or "ngram" not in payload:
+        raise CheckpointError(
+            f"checkpoint {shown} is damaged: a mixture needs a neural model that predicts the next "
+            "character, and an n-gram"
+        )
+    return MixtureWeights(**payload["mixture"])
+
+
 def payload_summary(payload: Mapping[str, Any]) -> dict[str, Any]:
     """Return everything but the tensors, and the number of parameters."""
     keep = ("format", "version", "config", "vocabulary", "language", "metrics", "provenance")
-    kept = {key: payload[key] for key in (*keep, "prior") if key in payload}
+    kept = {key: payload[key] for key in (*keep, "prior", "mixture") if key in payload}
     count = sum(tensor.numel() for tensor in payload["weights"].values())
     return {**kept, "parameters": count}
 
@@ -217,12 +238,12 @@ def _are_facts(values: object) -> bool:
     )
 
 
-def _are_weights(values: object) -> bool:
-    """Return whether `values` is empty or holds the weights of a `Prior`, `grammar` optional."""
+def _are_weights(values: object, *optional: str) -> bool:
+    """Return whether `values` is empty or holds weights of `neural`, `ngram`, maybe `optional`."""
     if not isinstance(values, dict) or not values:
         return values == {}
     numbers = all(type(v) is float and 0.0 <= v <= 10.0 for v in values.values())
-    named = values.keys() - {"grammar"} == {"neural", "ngram"}
+    named = values.keys() - {*optional} == {"neural", "ngram"}
     return numbers and named and sum(values.values()) > 0
 
 
@@ -248,7 +269,11 @@ def _names(values: object, fits: Callable[[object], bool]) -> bool:
 PARTS: dict[str, tuple[Callable[[object], bool], str]] = {  # parts of a payload that may be absent
     "language": (_are_plain, "plain values"),
     "metrics": (are_numbers, "numbers"),
-    "prior": (_are_weights, "weights of `neural`, `ngram` and `grammar`, from 0 to 10"),
+    "mixture": (_are_weights, "weights of `neural` and `ngram`, from 0 to 10"),
+    "prior": (
+        lambda values: _are_weights(values, "grammar"),
+        "weights of `neural`, `ngram` and `grammar`, from 0 to 10",
+    ),
     "provenance": (_are_facts, "texts, counts and times"),
 }
 

@@ -49,6 +49,12 @@ class CompletionConfig(Section):
     beam: int = option(
         32, "histories that beam mode keeps at every byte of the typed text", low=1, high=10**5
     )
+    prior: str = option(
+        "auto",
+        "distribution of the strings: auto is the mixture of the model with its n-gram where "
+        "training found that it predicts held-out lines better, model is the model alone",
+        choices=("auto", "model"),
+    )
     temperature: float = option(
         1.0, "of the conditioned distribution; 0 is argmax", low=0.0, high=100.0
     )

@@ -21,14 +21,7 @@ from numpy.typing import NDArray
 from maskdiff import metrics
 from maskdiff.config import CompletionConfig
 from maskdiff.data import held_out
-from maskdiff.decoding import (
-    CausalModel,
-    Conditioned,
-    Continuation,
-    TableModel,
-    TokenTable,
-    condition,
-)
+from maskdiff.decoding import Conditioned, Continuation, TableModel, TokenTable, condition
 from maskdiff.decoding.histories import Goal, count
 from maskdiff.evaluation.completion_baselines import (
     Baseline,
@@ -51,6 +44,7 @@ from maskdiff.evaluation.completion_methods import (
 from maskdiff.evaluation.rows import Plan, RowGroup, SuiteRun, timed_call
 from maskdiff.evaluation.yardsticks import fit_yardsticks
 from maskdiff.metrics import Estimate, Unit
+from maskdiff.tasks.completing import CausalPrior, causal_prior
 
 BUDGET = CompletionConfig.budget
 POOL = 6  # held-out strings for each that is completed: some are too short
@@ -71,7 +65,7 @@ def completion_suite(run: SuiteRun) -> None:
         for method, values in on_tables(plan).items():
             rows = run.group(method, run.subject.settings(on="random tables"))
             rows.add("total_variation", metrics.mean(values, plan.rng(80)), ceiling=0.0)
-    model = CausalModel(loaded.denoiser, loaded.lengths)
+    model = causal_prior(loaded)
     with run.progress("completion, nothing typed"):
         _add_completions(run, model, "free", [""] * plan.num_samples, 0)
     texts = held_out(run.language, plan.split, POOL * plan.num_samples, plan.seed)
@@ -102,7 +96,7 @@ def count_completion(plan: Plan) -> int:
     )
 
 
-def methods_for(model: CausalModel, prefixes: Sequence[str]) -> list[str]:
+def methods_for(model: CausalPrior, prefixes: Sequence[str]) -> list[str]:
     """Return the methods that can complete all prefixes.
 
     The exact mode needs histories within its budget. Baselines need a model that is not given the
@@ -186,7 +180,7 @@ def _group(run: SuiteRun, method: str, size: int) -> RowGroup:
 
 
 def _add_likelihoods(
-    run: SuiteRun, model: CausalModel, method: str, texts: Sequence[str], size: int
+    run: SuiteRun, model: CausalPrior, method: str, texts: Sequence[str], size: int
 ) -> None:
     """Add the likelihood of the true strings, the hits of the next token and total variation."""
     scores, hits, distances = [], [], []
@@ -215,7 +209,7 @@ def _add_likelihoods(
 
 
 def _add_completions(
-    run: SuiteRun, model: CausalModel, method: str, prefixes: Sequence[str], size: int
+    run: SuiteRun, model: CausalPrior, method: str, prefixes: Sequence[str], size: int
 ) -> None:
     """Add the rows of one completion of each prefix: validity, cost, and figures of the mode."""
     plan, group = run.plan, _group(run, method, size)
@@ -250,7 +244,7 @@ def _median(
     return metrics.bootstrap(values, lambda i: float(np.median(values[i])), rng, unit=unit)
 
 
-def _add_rejection(run: SuiteRun, model: CausalModel, texts: Sequence[str], size: int) -> None:
+def _add_rejection(run: SuiteRun, model: CausalPrior, texts: Sequence[str], size: int) -> None:
     """Add the milliseconds of rejection sampling for one completion, and their ratio to exact mode.
 
     Rejection needs 1 / p(prefix) draws on average. The cost of one is measured on `MOST` draws; the

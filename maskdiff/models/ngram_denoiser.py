@@ -36,22 +36,30 @@ class NGramDenoiser:
 
     The causal mode is a distribution p(x | n): f without its end, renormalised over the symbols. It
     would be f conditioned on the length if e were the n-gram's own, which takes a sum over all
-    continuations of every context; for order 2 it is. `start_tree` and `tree_logits` are f itself:
-    strings that end themselves, so that the probability of a completion is exact.
+    continuations of every context; for order 2 it is. Without `causal_length`, `start_tree` and
+    `tree_logits` are f itself: strings that end themselves, so that the probability of a completion
+    is exact.
 
     Args:
         ngram: The n-gram, over the characters of the language.
         block_size: Longest string in tokens, BOS and EOS counted.
         device: Device of the canvases and of the logits. Counts stay on the CPU.
+        causal_length: Whether the strings of a tree get their length, as those of canvases do.
     """
 
     inputs: frozenset[str] = frozenset()
 
-    def __init__(self, ngram: NGram, block_size: int, device: str | torch.device = "cpu") -> None:
+    def __init__(
+        self,
+        ngram: NGram,
+        block_size: int,
+        device: str | torch.device = "cpu",
+        causal_length: bool = False,
+    ) -> None:
         self.ngram, self.vocabulary = ngram, ngram.vocabulary
         self.device = torch.device(device)
         self.config = ModelConfig(
-            block_size=block_size, vocab_size=len(ngram.vocabulary), causal_length=False
+            block_size=block_size, vocab_size=len(ngram.vocabulary), causal_length=causal_length
         )
         self.deadline = NEVER
         tokens = np.arange(len(self.vocabulary))
@@ -134,12 +142,14 @@ class NGramDenoiser:
     def tree_logits(
         self, tokens: Tensor, parents: Tensor, from_end: Tensor, cache: NGramTree
     ) -> Tensor:
-        """Add nodes to a tree and return log p(next token | history), (n, vocab), its end included.
+        """Add nodes to a tree and return log p(next token | history), (n, vocab).
+
+        The end is a token unless the strings get their length.
 
         Args:
             tokens: (n,) the token of each node, BOS for a root.
             parents: (n,) the node before it; ROOT for a root.
-            from_end: Not used: strings end themselves.
+            from_end: (n,) tokens after it, EOS included; not used if strings end themselves.
             cache: The store of the tree.
         """
         first = len(cache.contexts)
@@ -147,8 +157,10 @@ class NGramDenoiser:
         for token, parent in zip(tokens.tolist(), parents.tolist(), strict=True):
             before = start if parent == ROOT else (token, *cache.contexts[parent])
             cache.contexts.append(before[: self.ngram.reach])
-        log_p = self._log_probs(self.ngram, np.array(cache.contexts[first:]))
-        return self._logits(log_p, self._outcomes)
+        contexts = np.array(cache.contexts[first:])
+        if self.config.causal_length:
+            return self.symbol_logits(contexts, from_end.cpu().numpy() - 2)
+        return self._logits(self._log_probs(self.ngram, contexts), self._outcomes)
 
     def symbol_logits(self, contexts: Ints, left: Ints) -> Tensor:
         """Return the logits of the next symbol in the causal mode, (n, vocab).

@@ -24,6 +24,7 @@ from maskdiff.drawing.random import Purpose, bits, new_keys
 from maskdiff.drawing.settings import Draw
 from maskdiff.drawing.stopping import TIMEOUT
 from maskdiff.errors import CanvasError, ConfigError, DataError, UserError, quote
+from maskdiff.models.mixture import MixtureModel
 from maskdiff.sampling import Penalties, Stopping
 from maskdiff.tasks.reading import as_list, verb
 from maskdiff.tasks.results import BATCH, Result, ended, judged, only_complete, seeded
@@ -33,6 +34,7 @@ from maskdiff.utils.deadline import TimedOut
 if TYPE_CHECKING:
     from maskdiff.checkpoint import Loaded
 
+CausalPrior = CausalModel | MixtureModel
 OnCharacters = Callable[[int, str], None]  # (number of the completion from 0, new characters)
 
 
@@ -52,7 +54,8 @@ def completing(
     """Yield `num` strings that begin with each text, and end with `suffix`, text by text.
 
     The text need not end at a token boundary; insignificant white space is removed. Strings come
-    from the causal mode or, with a suffix, from the bidirectional mode, filled from left to right.
+    from the causal mode, mixed with the n-gram if the checkpoint has weights for it, or, with a
+    suffix, from the bidirectional mode, filled from left to right.
     A text that cannot be completed has one result, with `error`.
 
     Args:
@@ -129,6 +132,16 @@ class Completer:
                 yield from self.model.drawn(conditioned, part, shown, on_bytes)
 
 
+def causal_prior(
+    loaded: Loaded, max_tokens: int = 0, prior: str = CompletionConfig.prior
+) -> CausalPrior:
+    """Return what strings are drawn from: the causal mode or, with `auto`, the mixture if any."""
+    neural = CausalModel(loaded.denoiser, loaded.lengths, max_tokens)
+    if prior == "model" or loaded.mixture is None or loaded.ngram is None:
+        return neural
+    return MixtureModel(neural, loaded.ngram, loaded.mixture)
+
+
 class _CompletionModel:
     """The model with its settings, made once for all texts."""
 
@@ -140,11 +153,11 @@ class _CompletionModel:
         self.draw = Draw(settings.temperature, settings.top_p, penalties)
         self.stopping = Stopping.of(control, loaded.vocabulary.utf8)
         self.suffix = self._typed(suffix) if suffix else b""
-        self.model: CausalModel | CanvasModel | None = None
+        self.model: CausalPrior | CanvasModel | None = None
         if not self.suffix:
-            self.model = CausalModel(loaded.denoiser, loaded.lengths, control.max_tokens)
+            self.model = causal_prior(loaded, control.max_tokens, settings.prior)
 
-    def prepare(self) -> CausalModel | CanvasModel:
+    def prepare(self) -> CausalPrior | CanvasModel:
         """Return the model; the first call reads the suffix. Raises what `condition` raises."""
         if self.model is None:
             self.model = ending_with(

@@ -85,7 +85,7 @@ def _draw_to_end(
     control: ControlConfig | None,
 ) -> Iterator[Result]:
     """Strings of a causal mode that draws their end: completions of the empty text."""
-    settings = CompletionConfig(temperature=sampler.temperature, top_p=sampler.top_p)
+    settings = CompletionConfig(temperature=sampler.temperature, top_p=sampler.top_p, prior="model")
     made = completing(
         loaded, [""], num=num, settings=settings, seed=seed, batch_size=batch_size, control=control
     )

@@ -14,6 +14,8 @@ from maskdiff.checkpoint import Loaded
 from maskdiff.data import held_out
 from maskdiff.languages import Language, Split, split_of
 from maskdiff.metrics import Estimate, paired_difference, rate
+from maskdiff.models.causal import CausalModel
+from maskdiff.models.mixture import fit_mixture
 from maskdiff.models.ngram_denoiser import NGramDenoiser
 from maskdiff.models.prior import Prior
 from maskdiff.noise import pad
@@ -29,9 +31,19 @@ UNSEEN = 0.5  # what is added to the number of training lines of each length
 
 
 def fit_checkpoint_prior(loaded: Loaded, language: Language, symbols: int) -> None:
-    """Fit the weights of the model and its n-gram on validation lines; see `fit_prior`."""
-    if loaded.ngram is not None and _comparable(loaded):
-        loaded.fitted_prior = fit_prior(loaded, held_lines(language, "validation"), symbols)
+    """Fit the weights of the model and its n-gram on validation lines.
+
+    Those of whole lines, see `fit_prior`, and those of each next symbol, see `fit_mixture`.
+    """
+    if loaded.ngram is None or not _comparable(loaded):
+        return
+    lines = held_lines(language, "validation")
+    loaded.fitted_prior = fit_prior(loaded, lines, symbols)
+    if not isinstance(loaded.denoiser, NGramDenoiser):
+        sizes = np.cumsum([len(line) for line in lines])
+        strings = loaded.vocabulary.encode_many(lines[: int((sizes <= symbols).sum())])
+        model = CausalModel(loaded.denoiser, loaded.lengths)
+        loaded.mixture = fit_mixture(model, loaded.ngram, strings)
 
 
 def closing_comparison(loaded: Loaded, language: Language, seconds: float = 20.0) -> list[str]:

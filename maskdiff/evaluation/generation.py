@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from maskdiff import metrics, tasks
-from maskdiff.config import ControlConfig
+from maskdiff.config import ControlConfig, SamplerConfig
 from maskdiff.data import held_out
 from maskdiff.errors import CanvasError
 from maskdiff.evaluation.rows import (
@@ -226,10 +226,7 @@ def generation_suite(run: SuiteRun) -> None:
     ceiling = text_figures(against.real, against, plan.rng(6))
     for config in plan.samplers:
         with run.progress(f"generation, {config.sampler}"):
-            sampler, denoiser = subject.sampler(config), subject.loaded.denoiser
-            made = sample_texts(
-                denoiser, sampler, against.lengths, plan.seed, plan.batch_size, plan.control
-            )
+            made = _drawn_texts(run, config, against.lengths)
             settings = subject.settings(
                 **sampler_settings(config), **control_settings(plan.control)
             )
@@ -242,6 +239,22 @@ def generation_suite(run: SuiteRun) -> None:
                 add_buckets(run, config.sampler, settings, made, against)
 
 
+def _drawn_texts(run: SuiteRun, config: SamplerConfig, lengths: Sequence[int]) -> SampledTexts:
+    """Strings of the lengths, or of those that the model chooses if it draws their ends."""
+    plan, subject = run.plan, run.subject
+    if config.grammar or not tasks.draws_ends(subject.loaded, config):
+        sampler, denoiser = subject.sampler(config), subject.loaded.denoiser
+        return sample_texts(denoiser, sampler, lengths, plan.seed, plan.batch_size, plan.control)
+    begin = time.perf_counter()
+    made = tasks.generate(
+        subject.loaded, len(lengths), length=plan.lengths, sampler=config, seed=plan.seed,
+        batch_size=plan.batch_size, control=plan.control,
+    )  # fmt: skip
+    made.sort(key=lambda result: len(result.text))
+    texts, evaluations = [r.text for r in made], [r.evaluations for r in made]
+    return SampledTexts(texts, [*map(len, texts)], evaluations, time.perf_counter() - begin)
+
+
 def add_buckets(
     run: SuiteRun, sampler: str, settings: Settings, made: SampledTexts, against: Yardstick
 ) -> None:
@@ -250,7 +263,7 @@ def add_buckets(
     blind = metrics.by_length(metrics.parses(against.blind, run.language), against.lengths)
     for bucket, estimate in metrics.by_length(flags, made.lengths).items():
         rows = run.group(sampler, {**settings, "length": bucket})
-        rows.add("parses", estimate, blind[bucket], 1.0)
+        rows.add("parses", estimate, blind.get(bucket), 1.0)
     if not isinstance(run.language, HasOperators):
         return
     depths = [min(metrics.nesting(text), DEEPEST) for text in made.texts]

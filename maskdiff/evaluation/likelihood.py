@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from maskdiff import metrics
+from maskdiff.config import ModelConfig
 from maskdiff.evaluation.rows import SuiteRun
 from maskdiff.evaluation.yardsticks import fit_yardsticks
 from maskdiff.languages import HasExactProbability, HasOperators
@@ -177,12 +178,17 @@ def likelihood_suite(run: SuiteRun) -> None:
     per_token = _PerToken(run, math.log(len(language.vocabulary.inner_ids)))
     per_token.add("elbo", losses.elbo.sum(1), given, losses.tokens)
     # A model that knows the length need not predict EOS; another is compared with the free floor.
-    if loaded.config.model.end_positions:
+    if _gets_length(loaded.config.model):
         per_token.add("next_token", losses.causal_inner, given, losses.tokens)
     else:
         per_token.add("next_token", losses.causal, free, losses.tokens + 1)
     _add_whole_strings(run, losses, free)
     _add_parts(run, losses, per_token)
+
+
+def _gets_length(config: ModelConfig) -> bool:
+    """Whether the causal mode gets the length of its string."""
+    return config.end_positions and config.causal_length
 
 
 def _add_whole_strings(run: SuiteRun, losses: Losses, free: Array | None) -> None:
@@ -194,7 +200,7 @@ def _add_whole_strings(run: SuiteRun, losses: Losses, free: Array | None) -> Non
     by_grammar = yardsticks.pcfg_nats(texts)
     if by_grammar is not None:
         nats["pcfg"] = by_grammar
-    if run.subject.loaded.config.model.end_positions:  # given the length, which has its own cost
+    if _gets_length(run.subject.loaded.config.model):  # which has its own cost
         log_lengths = np.array([language.length_log_prob(len(text)) for text in texts])
         nats["causal"] = losses.causal_inner - log_lengths
 

@@ -141,10 +141,10 @@ def check_subjects(
     other = [name for name in names if name not in ENDING_SUITES]
     for subject in subjects:
         loaded = subject.loaded
-        if other and (loaded.vocabulary.merges or not loaded.length_conditioned):
+        if other and loaded.vocabulary.merges:
             raise ConfigError(
-                f"{subject.name or 'the checkpoint'} reads pieces of several characters, or ends "
-                f"its strings itself; {', '.join(other)} measure symbol by symbol: "
+                f"{subject.name or 'the checkpoint'} reads pieces of several characters; "
+                f"{', '.join(other)} measure symbol by symbol: "
                 f"give --suite {' or '.join(ENDING_SUITES)}"
             )
         if "speed" in names:  # it trains, too

@@ -116,15 +116,25 @@ class _CanvasStrings:
 
 
 @torch.no_grad()
-def causal_log_prob(denoiser: Denoiser, tokens: Tensor, length: Tensor) -> Tensor:
+def causal_log_prob(
+    denoiser: Denoiser, tokens: Tensor, length: Tensor, ends: bool = False
+) -> Tensor:
     """(batch,) log p(string | its length) under the causal mode, in nats, in one evaluation.
 
     The sum over the inner symbols of strings (batch, width) of lengths (batch,). Divide by
     `length - 2` for nats per symbol. Symbols that are never sampled (MASK among them) have no
     probability: minus infinity.
+
+    Args:
+        denoiser: The model.
+        tokens: The strings, from BOS to EOS.
+        length: Of each, BOS and EOS counted.
+        ends: Return log p(string) of a model that draws the end of its strings: EOS is possible
+            at every position, and counted.
     """
     logits = denoiser(tokens, length, torch.zeros(len(length), device=length.device), True, None)
-    log_probs = log_distribution(logits, allowed_symbols(tokens, denoiser.vocabulary))
+    allowed = allowed_symbols(tokens, denoiser.vocabulary, "open" if ends else "plain")
+    log_probs = log_distribution(logits, allowed)
     positions = torch.arange(tokens.shape[1], device=tokens.device)
-    inside = (positions > 0) & (positions < length[:, None] - 1)
+    inside = (positions > 0) & (positions < length[:, None] - (0 if ends else 1))
     return torch.where(inside, pick(log_probs, tokens), 0.0).sum(1)

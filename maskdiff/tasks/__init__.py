@@ -15,7 +15,7 @@ from __future__ import annotations
 from maskdiff.tasks.completing import Completer, complete, completing
 from maskdiff.tasks.editing import edit
 from maskdiff.tasks.filling import fill
-from maskdiff.tasks.generating import generate, generating, sample_lengths
+from maskdiff.tasks.generating import draws_ends, generate, generating, sample_lengths
 from maskdiff.tasks.repairing import REPAIR_METHODS, refiner, repair
 from maskdiff.tasks.results import Alternative, Change, Result, cut_texts
 from maskdiff.tasks.rewriting import rewrite
@@ -29,6 +29,7 @@ __all__ = [
     "complete",
     "completing",
     "cut_texts",
+    "draws_ends",
     "edit",
     "fill",
     "generate",

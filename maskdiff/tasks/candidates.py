@@ -94,8 +94,9 @@ class RepairCandidate:
     """A possible original of `damaged`; all log-probabilities are in nats.
 
     Attributes:
-        log_model: log p(x | n) by the causal mode; NaN for a string too long for the model.
-        log_length: log p(n), or 0 where the length is given.
+        log_model: log p(x | n) by the causal mode, or log p(x) if it draws the end of x; NaN for a
+            string too long for the model.
+        log_length: log p(n), or 0 where the length is given or drawn by the model.
         log_ngram: log p(x) by the n-gram; 0 where it has no weight.
         log_grammar: log p(x) by the fitted grammar, smoothed; 0 where it has no weight.
         log_channel: log p(y | x).
@@ -214,7 +215,7 @@ class CandidateScorer:
         """Score proposals and add them; the causal mode evaluates those of all pools together."""
         language = self.loaded.language
         decode = language.vocabulary.decode
-        prior = length_prior(language, 0 if self.constraints.same_length else 1)
+        prior = length_prior(self.loaded, 0 if self.constraints.same_length else 1)
         # log p(x | n) of all proposals that no pool has yet.
         new = [
             [tokens for tokens in dict.fromkeys(strings) if decode(tokens) not in pool.candidates]

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from maskdiff.checkpoint import Loaded
     from maskdiff.languages import Language
 
+TRIES = 100  # strings drawn for each one that must have a given length
+
 
 @verb()
 def generating(
@@ -36,7 +38,8 @@ def generating(
     """Yield `num` new strings, batch by batch.
 
     Args:
-        length: Number of symbols, a range with both ends, or None for lengths of the language.
+        length: Number of symbols, a range with both ends, or None for lengths of the language. A
+            model that ends its strings itself draws until one has such a length.
         sampler: Settings, the name of a preset, or a sampler.
         control: Penalties and stopping, against repetition.
 
@@ -46,17 +49,17 @@ def generating(
         return
     grammar = isinstance(sampler, SamplerConfig) and sampler.grammar
     # A model that ends its strings itself draws from left to right.
-    if not loaded.length_conditioned and (
-        sampler is None
-        or (isinstance(sampler, SamplerConfig) and sampler.sampler == "autoregressive")
-    ):
-        if length is not None or trace or grammar:
+    if draws_ends(loaded, sampler):
+        pieces = bool(loaded.vocabulary.merges)
+        if pieces and (length is not None or trace or grammar):
             raise ConfigError(
                 "this model ends its strings itself, by pieces: "
                 "it takes no length, grammar or trace"
             )
-        yield from _draw_to_end(loaded, num, sampler or SamplerConfig(), seed, batch_size, control)
-        return
+        if not (trace or grammar):
+            settings = sampler if isinstance(sampler, SamplerConfig) else SamplerConfig()
+            yield from _draw_to_end(loaded, num, length, settings, seed, batch_size, control)
+            return
     if trace and loaded.vocabulary.merges:
         raise ConfigError(
             "a trace shows a character for every token, and this model reads pieces of several; "
@@ -76,21 +79,44 @@ def generating(
 generate = as_list("generate", generating)  # the same as a list
 
 
+def draws_ends(loaded: Loaded, sampler: SamplerConfig | Sampler | None) -> bool:
+    """Return whether a sampler draws the end of a string, too, so that it gets no length."""
+    own = isinstance(sampler, SamplerConfig) and sampler.sampler == "autoregressive"
+    return not loaded.length_conditioned and (own or sampler is None)
+
+
 def _draw_to_end(
     loaded: Loaded,
     num: int,
+    length: int | tuple[int, int] | None,
     sampler: SamplerConfig,
     seed: int,
     batch_size: int,
     control: ControlConfig | None,
 ) -> Iterator[Result]:
-    """Strings of a causal mode that draws their end: completions of the empty text."""
+    """Strings of a causal mode that draws their end: completions of the empty text.
+
+    With a length, strings of others are left out.
+    """
+    low, high = (length, length) if isinstance(length, int) else length or (0, math.inf)
+    if length is not None:
+        sample_lengths(loaded.language, num, length, seed)  # refuses lengths that no string has
+    most = num if length is None else num * TRIES
     settings = CompletionConfig(temperature=sampler.temperature, top_p=sampler.top_p, prior="model")
     made = completing(
-        loaded, [""], num=num, settings=settings, seed=seed, batch_size=batch_size, control=control
+        loaded, [""], num=most, settings=settings, seed=seed, batch_size=batch_size, control=control
     )
+    found = 0
     for result in made:
-        yield replace(result, input=None, completion=None)
+        if low <= len(result.text) <= high:
+            yield replace(result, input=None, completion=None)
+            found += 1
+        if found == num:
+            return
+    raise CanvasError(
+        f"of {most} strings that the model ended itself {found} have {low} to {high} symbols; "
+        "give a wider range, or a sampler that gets the length (--sampler maskgit)"
+    )
 
 
 def _token_lengths(

@@ -187,13 +187,13 @@ def encode_requests(
 ) -> tuple[dict[int, list[int]], dict[int, Result]]:
     """Return the token ids of usable texts and error results of the others, both by index.
 
-    Raises ConfigError for a model of pieces, or one that does not get the length.
+    Raises ConfigError for a model of pieces.
     """
-    if loaded.vocabulary.merges or not loaded.length_conditioned:
+    if loaded.vocabulary.merges:
         raise ConfigError(
-            "this model reads pieces of several characters, or ends its strings itself; repairing, "
-            "editing and solving go by symbols: give the checkpoint of a vocabulary of characters, "
-            "or complete (with --suffix where the end is known)"
+            "this model reads pieces of several characters; repairing, editing and solving go by "
+            "symbols: give the checkpoint of a vocabulary of characters, or complete (with "
+            "--suffix where the end is known)"
         )
     good: dict[int, list[int]] = {}
     bad: dict[int, Result] = {}
@@ -283,9 +283,7 @@ def run_sampler(
 
 def _read(loaded: Loaded, sample: Sample, control: ControlConfig) -> list[Result]:
     vocabulary = loaded.vocabulary
-    log_probs = causal_log_prob(loaded.denoiser, sample.tokens, sample.length).tolist()
-    if not loaded.length_conditioned:  # the model does not predict p(text | its length)
-        log_probs = [math.nan] * len(sample.length)
+    log_probs = _causal_log_probs(loaded, sample.tokens, sample.length)
     trace = None if sample.trace is None else tuple(sample.trace.render(0, vocabulary).split("\n"))
     triples = zip(sample.texts(vocabulary), log_probs, sample.evaluations.tolist())
     results = [judged(loaded.language, text, log_p, count, trace) for text, log_p, count in triples]
@@ -343,15 +341,25 @@ def only_complete(language: Language, result: Result) -> Result:
 
 
 def log_probs(loaded: Loaded, rows: Sequence[list[int]]) -> list[float]:
-    """Return log p(string | its length) of each row by the causal mode; NaN for too long ones."""
+    """Return log p(string | its length) of each row by the causal mode; NaN for too long ones.
+
+    It is log p(string) for a model that draws the end of its strings.
+    """
     fitting = [i for i, row in enumerate(rows) if len(row) <= loaded.language.max_symbols]
     log_probs = [math.nan] * len(rows)
     for start in range(0, len(fitting), BATCH):
         part = fitting[start : start + BATCH]
         strings = pad([rows[i] for i in part], loaded.language.vocabulary)
-        found = causal_log_prob(
-            loaded.denoiser, strings.tokens.to(loaded.device), strings.length.to(loaded.device)
-        ).tolist()
-        for i, log_prob in zip(part, found):
+        tokens, length = strings.tokens.to(loaded.device), strings.length.to(loaded.device)
+        for i, log_prob in zip(part, _causal_log_probs(loaded, tokens, length), strict=True):
             log_probs[i] = log_prob
     return log_probs
+
+
+def _causal_log_probs(loaded: Loaded, tokens: Tensor, length: Tensor) -> list[float]:
+    """What `log_probs` returns, for strings of tokens; NaN for pieces with an end."""
+    ends = not loaded.length_conditioned
+    if ends and loaded.vocabulary.merges:  # a text has more than one string of pieces
+        return [math.nan] * len(length)
+    found: list[float] = causal_log_prob(loaded.denoiser, tokens, length, ends).tolist()
+    return found

@@ -22,6 +22,7 @@ from maskdiff.tasks.editing import edit, hide_spans, with_blanks
 from maskdiff.tasks.filling import fill
 from maskdiff.tasks.reading import verb
 from maskdiff.tasks.results import BATCH, Result, encode_requests, merge
+from maskdiff.tasks.search import length_prior
 
 if TYPE_CHECKING:
     from maskdiff.checkpoint import Loaded
@@ -153,11 +154,13 @@ def _fitting(
 def _best(loaded: Loaded, choices: Sequence[Result]) -> Result:
     """The likeliest result, valid ones first, with the counts of all, or their errors."""
 
+    prior = length_prior(loaded, 1)
+
     def rank(result: Result) -> tuple[bool, float]:
         n, valid = len(result.text), result.parses is not False
         if result.score is None:
             return valid, -math.inf
-        return valid, n * result.score + loaded.language.length_log_prob(n)
+        return valid, n * result.score + prior(n)
 
     spent = sum(result.evaluations for result in choices)
     counts = [result.candidates for result in choices if result.candidates is not None]

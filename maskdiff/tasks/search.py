@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from maskdiff.repair import Channel, Repaired, candidate_lengths, repair_channel
 from maskdiff.sampling import Constraint
+from maskdiff.tasks.results import log_probs
 
 if TYPE_CHECKING:
     from maskdiff.checkpoint import Loaded
-    from maskdiff.languages import Language
 
 
-def length_prior(language: Language, slack: int) -> Callable[[int], float]:
-    """Return log p(n) as a function; it is 0 without `slack`, where the length is given."""
-    return language.length_log_prob if slack else lambda n: 0.0
+def length_prior(loaded: Loaded, slack: int) -> Callable[[int], float]:
+    """Return log p(n) as a function; it is 0 without `slack`, where the length is given.
+
+    It is 0, too, for a model that draws the end of its strings, whose log p(x) includes it.
+    """
+    known = not slack or not loaded.length_conditioned
+    return (lambda n: 0.0) if known else loaded.language.length_log_prob
 
 
 def explain(
@@ -38,10 +43,10 @@ def explain(
         ]
     else:
         lengths = [[len(row)] for row in rows]
-    prior = length_prior(language, slack)
+    prior = length_prior(loaded, slack)
     if not trace:
         job = loaded.denoiser, rows, lengths, prior, channel, beam, None, constraint, top, certain
-        return repair_channel(*job), [None] * len(rows)
+        return _with_ends(loaded, repair_channel(*job)), [None] * len(rows)
     found, notes = [], []
     for i, row in enumerate(rows):
         steps: list[str] = []
@@ -54,7 +59,16 @@ def explain(
             loaded.denoiser, [row], [lengths[i]], prior, channel, beam, note, constraint, top, kept
         )
         notes.append(tuple(steps))
-    return found, [*notes]
+    return _with_ends(loaded, found), [*notes]
+
+
+def _with_ends(loaded: Loaded, found: list[list[Repaired]]) -> list[list[Repaired]]:
+    """The explanations, best first; the beam leaves out the ends that a model draws itself."""
+    if loaded.length_conditioned:
+        return found
+    scores = iter(log_probs(loaded, [item.tokens for items in found for item in items]))
+    scored = [[replace(item, log_prior=next(scores)) for item in items] for items in found]
+    return [sorted(items, key=lambda item: -item.total) for items in scored]
 
 
 def with_answer(steps: tuple[str, ...] | None, text: str) -> tuple[str, ...] | None:

@@ -31,6 +31,7 @@ ALWAYS: dict[str, Any] = {
     "repair_share": 0.0, "skeleton_share": 0.0, "num_samples": 0, "lr": 3e-3, "muon_lr": 0.02,
     "ema": 0.998, "warmup_iters": 50, "decay_share": 0.7, "sigma_min": 0.0, "sigma_max": 1.0,
     "eval_interval": 0, "eval_samples": 512, "live_samples": 16, "patience": 5, "k_iter": 1,
+    "causal_length": False,  # few lines teach where strings end better than what a length means
 }  # fmt: skip
 # Options by the number of distinct lines to train on: the last row whose number is reached.
 SIZES: tuple[tuple[int, dict[str, Any]], ...] = (

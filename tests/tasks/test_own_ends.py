@@ -93,6 +93,7 @@ def test_a_rewritten_span_has_the_likeliest_length(ending: Loaded) -> None:
     assert chosen.text == single[max(range(3), key=lambda i: scores[i])]
 
 
+@pytest.mark.slow
 def test_lengths_are_drawn_until_they_fit(ending: Loaded) -> None:
     made = tasks.generate(ending, 3, length=(3, 20), seed=1)
     assert all(3 <= len(result.text) <= 20 for result in made)
@@ -113,6 +114,7 @@ def test_lengths_that_are_never_drawn_are_an_error(
         tasks.generate(ending, 2, length=500)
 
 
+@pytest.mark.slow
 def test_a_grammar_and_a_trace_draw_on_canvases(ending: Loaded) -> None:
     grammar = SamplerConfig("autoregressive", grammar=True)
     (parsed,) = tasks.generate(ending, 1, sampler=grammar, length=(5, 9))
@@ -121,6 +123,7 @@ def test_a_grammar_and_a_trace_draw_on_canvases(ending: Loaded) -> None:
     assert traced.trace
 
 
+@pytest.mark.slow
 def test_the_prior_of_such_a_model_is_fitted(ending: Loaded) -> None:
     """Its candidates have finite scores, so that the model gets a weight."""
     from maskdiff.tasks.calibrating import fit_prior

@@ -25,10 +25,11 @@ from maskdiff.evaluation.noisy_ngram import NoiseRates, noisy_originals
 from maskdiff.languages import split_of
 from maskdiff.languages.cfg import UNREADABLE, nearest_strings
 from maskdiff.models.grammar_model import FittedGrammar, fit_grammar
-from maskdiff.models.ngram import NGram
+from maskdiff.training.fitting import ngram_of
 
 if TYPE_CHECKING:
     from maskdiff.languages import Language, Split, Vocabulary
+    from maskdiff.models.ngram import NGram
 
 KINDS = ("replace", "insert", "delete")  # all edits: and "transpose"
 USUAL_EDITS = (0, 2)  # edits that the n-gram considers if their number is unknown
@@ -428,9 +429,7 @@ def fit_yardsticks(language: Language, seed: int = 0) -> Yardsticks:
 def _fit_yardsticks(language: Language, seed: int) -> Yardsticks:
     train = split_lines_of(language, "train", TRAINING, seed)
     validation = split_lines_of(language, "validation", VALIDATION, seed)
-    vocabulary = language.vocabulary
-    rows, held_out = ([vocabulary.encode(text) for text in part] for part in (train, validation))
-    model = NGram.fit_order(rows, held_out, vocabulary)
+    vocabulary, model = language.vocabulary, ngram_of(train, validation, language.vocabulary)
     return Yardsticks(vocabulary, model, train, fit_grammar(language, train, validation))
 
 

@@ -199,29 +199,30 @@ def test_the_elbo_of_a_uniform_model_is_exact() -> None:
     assert len([r for r in rows if r.metric == "masked_loss"]) == likelihood.SIGMA_BUCKETS
 
 
-@pytest.mark.parametrize("end_positions", [True, False])
-def test_whole_strings_are_counted_alike(end_positions: bool) -> None:
-    """A string costs its symbols and either its length or its end; all is divided by symbols."""
+@pytest.mark.parametrize("option", ["", "end_positions", "causal_length"])
+def test_whole_strings_are_counted_alike(option: str) -> None:
+    """A string costs its symbols and either its length or its end; both count as one more."""
     texts = held_out(LANGUAGE, "test", 40, 0)
     rows = rows_of(
         likelihood.likelihood_suite,
-        subject(Zeros(), end_positions=end_positions),
+        subject(Zeros(), **({option: False} if option else {})),
         Plan(likelihood_draws=1),
         texts,
     )
     by = {row.sampler: row for row in rows if row.metric == "nats_per_symbol"}
     symbols = sum(map(len, texts))
     others = symbols - "".join(texts).count("0")
-    each = 30 * others + 0.0  # a zero is certain; any other symbol, and the end, cost 30
-    if end_positions:
-        each -= sum(LANGUAGE.length_log_prob(len(text)) for text in texts)
-    else:
+    each = 30 * others + 0.0  # a zero is certain; any other symbol costs 30
+    if option:  # so does the end
         each += 30 * len(texts)
-    assert by["causal"].value == pytest.approx(each / symbols, rel=1e-6)
+    else:
+        each -= sum(LANGUAGE.length_log_prob(len(text)) for text in texts)
+    counted = symbols + len(texts)
+    assert by["causal"].value == pytest.approx(each / counted, rel=1e-6)
     model = yardsticks.fit_yardsticks(LANGUAGE, 0).model
     log_p = model.log_probs([VOCABULARY.encode(text) for text in texts])
-    assert by["ngram"].value == pytest.approx(-log_p.sum() / symbols)
-    floor = -sum(map(LANGUAGE.log_prob, texts)) / symbols
+    assert by["ngram"].value == pytest.approx(-log_p.sum() / counted)
+    floor = -sum(map(LANGUAGE.log_prob, texts)) / counted
     assert by["ngram"].ceiling == pytest.approx(floor)
     assert by["ngram"].value > floor
     difference = pick(rows, "nats_difference")

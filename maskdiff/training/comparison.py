@@ -16,7 +16,7 @@ from maskdiff.models.ngram_denoiser import NGramDenoiser
 from maskdiff.models.prior import Prior
 from maskdiff.repair import Damage
 from maskdiff.tasks import repair
-from maskdiff.tasks.calibrating import fit_prior
+from maskdiff.tasks.calibrating import fit_priors
 from maskdiff.tasks.whole_strings import nats_per_symbol, whole_log_probs
 
 COMPARED = 300  # test lines
@@ -24,23 +24,34 @@ COMPARISON_SEED = 11
 REPAIRED = 10  # lines that are repaired between two looks at the clock
 
 
-def fit_checkpoint_prior(loaded: Loaded, language: Language, symbols: int) -> None:
-    """Fit the weights of the model and its n-gram on validation lines; see `fit_prior`."""
-    if loaded.ngram is not None and _comparable(loaded):
-        loaded.fitted_prior = fit_prior(loaded, held_lines(language, "validation"), symbols)
+def fit_checkpoint_prior(loaded: Loaded, language: Language, symbols: int) -> Prior:
+    """Fit the weights of the model and its n-gram on validation lines; see `fit_priors`.
+
+    Returns:
+        The weights of the n-gram alone.
+    """
+    if loaded.ngram is None or not _comparable(loaded):
+        return Prior.usual(False, True)
+    lines = held_lines(language, "validation")
+    loaded.fitted_prior, alone = fit_priors(loaded, lines, symbols)
+    return alone
 
 
-def closing_comparison(loaded: Loaded, language: Language, seconds: float = 20.0) -> list[str]:
+def closing_comparison(
+    loaded: Loaded, language: Language, alone: Prior, seconds: float = 20.0
+) -> list[str]:
     """Return lines that compare a model with its n-gram on the test lines.
 
     The figures are nats per symbol of whole lines (`tasks.whole_strings`), and the share of lines
     with one random edit that are repaired, where both are given that there is one. The n-gram is
-    fitted on the training lines, its order on the validation lines.
+    fitted on the training lines, its order and its weight beside the channel on validation
+    lines.
 
     Args:
         loaded: the model, whose tokens are characters and that has a causal mode; another one has
             no such figure, and no line.
         language: a list of lines; without such a list, or without test lines, there is no line.
+        alone: weights with which the n-gram repairs, fitted on validation lines.
         seconds: for the repairs, roughly.
     """
     ngram, tests = loaded.ngram, held_lines(language, "test")
@@ -50,9 +61,7 @@ def closing_comparison(loaded: Loaded, language: Language, seconds: float = 20.0
     by_ngram = ngram.log_probs(loaded.vocabulary.encode_many(tests))
     ours, theirs = (nats_per_symbol(log_p, tests) for log_p in (by_model, by_ngram))
     simple = replace(
-        loaded,
-        denoiser=NGramDenoiser(ngram, loaded.config.model.block_size),
-        fitted_prior=Prior(0.0, 1.0),
+        loaded, denoiser=NGramDenoiser(ngram, loaded.config.model.block_size), fitted_prior=alone
     )
     model, simpler, gain = _repaired(loaded, simple, tests, seconds)
     return [

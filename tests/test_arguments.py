@@ -251,7 +251,7 @@ def test_every_task_converts_its_arguments_by_name() -> None:
     import inspect
     import operator
 
-    from maskdiff.tasks.reading import READERS
+    from maskdiff.tasks.arguments import READERS
 
     unread = {"on_characters", "language", "possible", "self", "text"}
     for name in (

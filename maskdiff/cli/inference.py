@@ -134,7 +134,7 @@ def all_results(
 def run_generate(args: argparse.Namespace, loaded: Loaded, progress: ProgressBar) -> Numbered:
     """Yield new strings; with --timeout in small batches, so that some are ready in time."""
     from maskdiff import tasks
-    from maskdiff.tasks.results import BATCH
+    from maskdiff.tasks.running import BATCH
 
     settings, number = decode_config(args), 0
     with loaded.denoiser.until(Deadline(args.timeout, progress.tick)):
@@ -199,7 +199,7 @@ def run_batches(
 def run_complete(args: argparse.Namespace, loaded: Loaded, printer: ResultPrinter) -> Work:
     """Return a function that completes one text; with --stream its characters are printed."""
     from maskdiff import tasks
-    from maskdiff.tasks.results import seeded
+    from maskdiff.tasks.running import seeded
 
     settings = decode_config(args)
     for flag, given in (
@@ -232,7 +232,7 @@ def run_search(args: argparse.Namespace, loaded: Loaded) -> Work:
 
     String i has the i-th random key of the seed, counted within `PERIOD`.
     """
-    from maskdiff.tasks.results import seeded
+    from maskdiff.tasks.running import seeded
 
     done, source = 0, seeded(args.seed)
     task = run_repair if args.verb == "repair" else run_edit

@@ -11,14 +11,23 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from maskdiff import metrics, tasks
-from maskdiff.evaluation.repair import Fixed
+from maskdiff.evaluation.repair import (
+    MODELLESS,
+    Fix,
+    Fixed,
+    add_gains,
+    fitting_methods,
+    fix_with_tasks,
+)
 from maskdiff.evaluation.rows import Plan, SuiteRun, timed_call, validity_figures
-from maskdiff.evaluation.yardsticks import fit_yardsticks
+from maskdiff.evaluation.yardsticks import BLANKS, UNKNOWN, fit_yardsticks
 from maskdiff.languages import Language
 from maskdiff.metrics import Estimate, Unit
 
 if TYPE_CHECKING:
     from maskdiff.checkpoint import Loaded
+
+OWN = "edit"  # the name of the model's rows
 
 
 def blank_symbols(
@@ -74,20 +83,38 @@ def fill_with_tasks(loaded: Loaded, templates: list[str], seed: int) -> Fixed:
     return Fixed(texts, [result.evaluations for result in results])
 
 
-def editing_suite(run: SuiteRun, fill: Fill = fill_with_tasks) -> None:
-    """Add the figures of texts filled by the model and an n-gram; the baseline fills blindly."""
+def editing_suite(run: SuiteRun, fill: Fill = fill_with_tasks, fix: Fix = fix_with_tasks) -> None:
+    """Add the figures of texts filled by the model and by yardsticks, and the paired difference.
+
+    The baseline fills blindly.
+    """
     plan, language, clean = run.plan, run.language, run.texts
     blank = language.vocabulary.blank
     templates = blank_symbols(clean, plan.blank_share, plan.rng(41), blank)
     blind = blind_fill(templates, clean, plan.rng(42), blank)
     floor = editing_figures(blind, templates, clean, language, plan)
-    simple = fit_yardsticks(language, plan.seed)
-    made = {}
-    with run.progress("editing"):
-        made["edit"] = timed_call(fill, run.subject.loaded, templates, plan.seed)
-        texts, seconds = timed_call(simple.fill, templates)
-        made["ngram"] = Fixed(texts, [0] * len(texts)), seconds
-    for name, (filled, seconds) in made.items():
-        rows = run.group(name, run.subject.settings(blanks=plan.blank_share))
+    settings = run.subject.settings(blanks=plan.blank_share)
+    simple = fit_yardsticks(language, plan.seed).repairers()
+    least = fitting_methods([MODELLESS], language)
+    right = {}
+    for name in (OWN, *least, *simple):
+        with run.progress(f"editing, {name}"):
+            if name == OWN:
+                filled, seconds = timed_call(fill, run.subject.loaded, templates, plan.seed)
+            elif name in simple:
+                texts, seconds = timed_call(simple[name], templates, BLANKS)
+                filled = Fixed(texts, [0] * len(texts))
+            else:
+                filled, seconds = timed_call(
+                    fix, run.subject.loaded, templates, name, None, plan.seed, UNKNOWN
+                )
+        rows = run.group(name, settings)
         rows.add_all(editing_figures(filled.texts, templates, clean, language, plan), floor, 1.0)
         rows.add_cost(filled.evaluations, seconds, plan.rng(43))
+        right[name] = [a == b for a, b in zip(filled.texts, clean, strict=True)]
+    add_gains(run, "exact_gain", settings, right, (*least, *simple), OWN)
+
+
+def count_editing(_: Plan) -> int:
+    """Return the number of measurements of `editing_suite` at most."""
+    return 5  # the model, the least edits, the n-gram, the fitted grammar, the nearest line

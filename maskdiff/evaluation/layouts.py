@@ -168,28 +168,27 @@ def _solve(rows: Sequence[Row]) -> list[TableLayout]:
     ]
 
 
-def _one_edit(rows: Sequence[Row]) -> list[TableLayout]:
-    """The repairers, their paired comparisons, and the reliability of probabilities."""
-    return [
-        TableLayout(
-            "one_edit, on the same strings: gain in exact recovery",
-            lambda row: " against " in row.sampler,
-        ),
-        TableLayout(
-            "one_edit, reliability of the probabilities", lambda row: "bin" in row.settings
-        ),
-        TableLayout(
-            f"one_edit: value [95% interval] / {BASELINES['one_edit']}",
-            lambda row: True,
-            baselines=True,
-        ),
-    ]
+def _with_gains(suite: str, *parts: TableLayout) -> Callable[[Sequence[Row]], list[TableLayout]]:
+    """The paired comparisons, `parts`, and the repairers."""
+    gains = TableLayout(
+        f"{suite}, on the same strings: gain in exact recovery",
+        lambda row: " against " in row.sampler,
+    )
+    others = TableLayout(
+        f"{suite}: value [95% interval] / {BASELINES[suite]}", lambda row: True, baselines=True
+    )
+    return lambda rows: [gains, *parts, others]
 
 
+RELIABILITY = TableLayout(
+    "one_edit, reliability of the probabilities", lambda row: "bin" in row.settings
+)
 LAYOUTS: dict[str, Callable[[Sequence[Row]], list[TableLayout]]] = {
     "generation": _generation,
     "likelihood": _likelihood,
-    "one_edit": _one_edit,
+    "repair": _with_gains("repair"),
+    "one_edit": _with_gains("one_edit", RELIABILITY),
+    "editing": _with_gains("editing"),
     "completion": _completion,
     "repetition": _repetition,
     "solve": _solve,

@@ -28,6 +28,7 @@ from maskdiff.evaluation.yardsticks import fit_yardsticks
 from maskdiff.languages import HasExactProbability, HasOperators
 from maskdiff.metrics import Estimate, Unit
 from maskdiff.noise import Strings, mask_exactly, pad
+from maskdiff.tasks.whole_strings import symbols_and_ends, whole_log_probs
 
 if TYPE_CHECKING:
     from maskdiff.languages import Language
@@ -182,7 +183,7 @@ def likelihood_suite(run: SuiteRun) -> None:
         per_token.add("next_token", losses.causal_inner, given, losses.tokens)
     else:
         per_token.add("next_token", losses.causal, free, losses.tokens + 1)
-    _add_whole_strings(run, losses, free)
+    _add_whole_strings(run, free)
     _add_parts(run, losses, per_token)
 
 
@@ -191,21 +192,22 @@ def _gets_length(config: ModelConfig) -> bool:
     return config.end_positions and config.causal_length
 
 
-def _add_whole_strings(run: SuiteRun, losses: Losses, free: Array | None) -> None:
-    """The nats of whole strings over their symbols, by the causal mode and by simple models."""
-    plan, language = run.plan, run.language
-    texts = sorted(run.texts, key=len)  # the order of the losses
+def _add_whole_strings(run: SuiteRun, free: Array | None) -> None:
+    """The nats per symbol of whole strings, by the causal mode and by simple models."""
+    plan, language, loaded = run.plan, run.language, run.subject.loaded
+    texts = sorted(run.texts, key=len)  # the order of `free`
     yardsticks = fit_yardsticks(language, plan.seed)
-    nats = {"causal": losses.causal, "ngram": yardsticks.nats(texts)}
+    nats = {
+        "causal": -whole_log_probs(loaded.denoiser, loaded.config.model, language, texts),
+        "ngram": yardsticks.nats(texts),
+    }
     by_grammar = yardsticks.pcfg_nats(texts)
     if by_grammar is not None:
         nats["pcfg"] = by_grammar
-    if _gets_length(run.subject.loaded.config.model):  # which has its own cost
-        log_lengths = np.array([language.length_log_prob(len(text)) for text in texts])
-        nats["causal"] = losses.causal_inner - log_lengths
+    counted = symbols_and_ends(texts)
 
     def estimate(values: Array) -> Estimate:
-        return metrics.ratio(values, losses.tokens, plan.rng(21), Unit.NATS)
+        return metrics.ratio(values, counted, plan.rng(21), Unit.NATS)
 
     floor = None if free is None else estimate(free)
     for name, values in nats.items():

@@ -11,7 +11,7 @@ probable one is the original is the ceiling (Bayes-optimal).
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -20,9 +20,11 @@ import numpy as np
 from maskdiff import metrics
 from maskdiff.evaluation.peers import configurations, is_json, peers, same_value
 from maskdiff.evaluation.repair import (
+    CHANNEL,
     MODELLESS,
     Fix,
     Fixed,
+    add_gains,
     fitting_methods,
     fix_with_tasks,
     repair_figures,
@@ -37,7 +39,6 @@ if TYPE_CHECKING:
 
 OPERATIONS = ("replace", "insert", "delete")
 OPTIMAL = "bayes_optimal"
-CHANNEL = "channel"  # begins the names of the methods that are given what is known of the damage
 FEW = 100  # strings with two edits, and of JSON documents of another kind
 
 
@@ -232,7 +233,7 @@ class _Measured:
             right[name] = [a == b for a, b in zip(fixed.texts, strings.clean, strict=True)]
             self._add_calibration(rows, fixed.probabilities, right[name])
         yardsticks = (MODELLESS, *self.yardsticks.repairers())
-        self._add_differences("exact_gain", settings, right, yardsticks)
+        add_gains(run, "exact_gain", settings, right, yardsticks)
         # Tools of others leave a valid document as it is.
         parsed = metrics.parses(noisy, run.language) if peers(run.language) else []
         of_invalid = {
@@ -240,7 +241,7 @@ class _Measured:
             for name, flags in right.items()
             if parsed
         }
-        self._add_differences("exact_gain_invalid", settings, of_invalid, [*peers(run.language)])
+        add_gains(run, "exact_gain_invalid", settings, of_invalid, [*peers(run.language)])
 
     def _figures(self, texts: Sequence[str], strings: DamagedStrings) -> dict[str, Estimate]:
         figures = repair_figures(texts, strings.clean, self.run.language, self.run.plan)
@@ -248,23 +249,6 @@ class _Measured:
             pairs = zip(texts, strings.clean, strict=True)
             figures["same_value"] = metrics.rate(same_value(a, b) for a, b in pairs)
         return figures
-
-    def _add_differences(
-        self,
-        metric: str,
-        settings: Settings,
-        right: Mapping[str, list[bool]],
-        others: Sequence[str],
-    ) -> None:
-        """Add the gain in exact recovery of each method over the best of `others`."""
-        present = [name for name in others if name in right]
-        if not present:
-            return
-        best = max(present, key=lambda name: sum(right[name]))
-        for name in right:
-            if name.startswith(CHANNEL):
-                rows = self.run.group(f"{name} against {best}", settings)
-                rows.add(metric, metrics.paired_difference(right[name], right[best]))
 
     def _add_calibration(
         self, rows: RowGroup, given: Sequence[float | None], flags: Sequence[bool]

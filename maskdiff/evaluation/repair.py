@@ -7,7 +7,7 @@ many; `aligned_accuracy` charges it as one.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -16,11 +16,13 @@ import torch
 from maskdiff import metrics, tasks
 from maskdiff.config import NoiseConfig
 from maskdiff.errors import ConfigError
-from maskdiff.evaluation.rows import Plan, SuiteRun, timed_call, validity_figures
-from maskdiff.evaluation.yardsticks import UNKNOWN, KnownDamage
+from maskdiff.evaluation.noisy_ngram import NoiseRates
+from maskdiff.evaluation.rows import Plan, Settings, SuiteRun, timed_call, validity_figures
+from maskdiff.evaluation.yardsticks import UNKNOWN, KnownDamage, fit_yardsticks
 from maskdiff.languages import HasValue
 from maskdiff.metrics import Estimate, Unit
 from maskdiff.noise import mixed_corruption, pad
+from maskdiff.tasks.repairing import SIGMAS
 
 if TYPE_CHECKING:
     from maskdiff.checkpoint import Loaded
@@ -30,6 +32,7 @@ KINDS = ("mask", "replace", "swap", "delete", "insert")
 CORRUPTIONS = ("mixed", "reference", *KINDS)
 UNDER_GRAMMAR = "+grammar"  # ends the name of a method under the grammar
 AND_TRUTH = "+holds"  # true strings before false ones
+CHANNEL = "channel"  # begins the names of the methods that search with the model's probabilities
 MODELLESS = "least_edits"  # the baseline that knows the grammar and nothing else
 USUAL_SIGMA = 0.2  # of the reference's figures
 
@@ -184,24 +187,64 @@ def damage_levels(plan: Plan) -> list[tuple[str, float, bool]]:
 
 
 def count_repair(plan: Plan) -> int:
-    """Return the number of measurements of `repair_suite`."""
-    return len(damage_levels(plan)) * len(plan.repair_methods)
+    """Return the number of measurements of `repair_suite` at most."""
+    yardsticks = 3  # the n-gram, the fitted grammar, the nearest line
+    return len(damage_levels(plan)) * (len({*plan.repair_methods, MODELLESS}) + yardsticks)
 
 
 def repair_suite(run: SuiteRun, fix: Fix = fix_with_tasks) -> None:
-    """Add the figures of each method and corruption; the baseline is the corrupted text itself."""
+    """Add the figures of each method, yardstick and corruption, then the paired differences.
+
+    The baseline is the corrupted text itself.
+    """
     plan, language, clean = run.plan, run.language, run.texts
+    methods = fitting_methods((*plan.repair_methods, MODELLESS), language)
+    simple = fit_yardsticks(language, plan.seed).repairers()
+    noise, symbols = run.subject.loaded.config.noise, len(language.vocabulary.inner_ids)
     for kind, sigma, given in damage_levels(plan):
         noisy = corrupt(language, clean, sigma, kind, plan.seed)
         identity = repair_figures(noisy, clean, language, plan)
         settings = run.subject.settings(corruption=kind, sigma=sigma)
         settings |= {} if given else {"level": "untold"}
-        for method in fitting_methods(plan.repair_methods, language):
-            with run.progress(f"repair, {method}, {kind} {sigma:g}"):
-                level = sigma if given else None
-                fixed, seconds = timed_call(
-                    fix, run.subject.loaded, noisy, method, level, plan.seed, UNKNOWN
-                )
-                rows = run.group(method, settings)
-                rows.add_all(repair_figures(fixed.texts, clean, language, plan), identity, 1.0)
-                rows.add_cost(fixed.evaluations, seconds, plan.rng(32))
+        level, levels = (sigma, (sigma,)) if given else (None, SIGMAS)
+        known = KnownDamage(noise=tuple(NoiseRates.of(noise, each, symbols) for each in levels))
+        right = {}
+        for name in (*methods, *simple):
+            with run.progress(f"repair, {name}, {kind} {sigma:g}"):
+                if name in simple:
+                    texts, seconds = timed_call(simple[name], noisy, known)
+                    fixed = Fixed(texts, [0] * len(texts))
+                else:
+                    fixed, seconds = timed_call(
+                        fix, run.subject.loaded, noisy, name, level, plan.seed, UNKNOWN
+                    )
+            rows = run.group(name, settings)
+            rows.add_all(repair_figures(fixed.texts, clean, language, plan), identity, 1.0)
+            rows.add_cost(fixed.evaluations, seconds, plan.rng(32))
+            right[name] = [a == b for a, b in zip(fixed.texts, clean, strict=True)]
+        add_gains(run, "exact_gain", settings, right, (MODELLESS, *simple))
+
+
+def add_gains(
+    run: SuiteRun,
+    metric: str,
+    settings: Settings,
+    right: Mapping[str, Sequence[bool]],
+    others: Sequence[str],
+    own: str = CHANNEL,
+) -> None:
+    """Add the gain in exact recovery of the methods of the model over the best of `others`.
+
+    Args:
+        right: Whether each repairer restored each string.
+        others: Names of yardsticks; those that are not in `right` do not count.
+        own: What the names of the methods of the model begin with.
+    """
+    present = [name for name in others if name in right]
+    if not present:
+        return
+    best = max(present, key=lambda name: sum(right[name]))
+    for name in right:
+        if name.startswith(own):
+            rows = run.group(f"{name} against {best}", settings)
+            rows.add(metric, metrics.paired_difference(right[name], right[best]))

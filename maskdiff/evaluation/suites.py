@@ -18,7 +18,7 @@ from maskdiff.config import Config, SamplerConfig
 from maskdiff.data import Batches, held_out, training_texts
 from maskdiff.errors import ConfigError, nearest
 from maskdiff.evaluation.completion import completion_suite, count_completion
-from maskdiff.evaluation.editing import editing_suite
+from maskdiff.evaluation.editing import count_editing, editing_suite
 from maskdiff.evaluation.generation import generation_suite
 from maskdiff.evaluation.likelihood import likelihood_suite
 from maskdiff.evaluation.names import ENDING_SUITES, SUITE_NAMES
@@ -66,7 +66,7 @@ SUITES: dict[str, Suite] = {
     ),
     "repair": Suite("corrupted strings, by noise level and kind", repair_suite, count_repair),
     "one_edit": Suite("strings with one random edit, by method", one_edit_suite, count_one_edit),
-    "editing": Suite("strings with blanks", editing_suite),
+    "editing": Suite("strings with blanks", editing_suite, count_editing),
     "likelihood": Suite(
         "nats per token, beside the exact entropy if it is known", likelihood_suite
     ),

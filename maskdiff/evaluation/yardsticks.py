@@ -21,20 +21,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from maskdiff.data import draw_texts
+from maskdiff.evaluation.noisy_ngram import NoiseRates, noisy_originals
 from maskdiff.languages import split_of
-from maskdiff.languages.cfg import nearest_strings
+from maskdiff.languages.cfg import UNREADABLE, nearest_strings
 from maskdiff.models.grammar_model import FittedGrammar, fit_grammar
-from maskdiff.models.ngram import NGram
+from maskdiff.training.fitting import ngram_of
 
 if TYPE_CHECKING:
     from maskdiff.languages import Language, Split, Vocabulary
+    from maskdiff.models.ngram import NGram
 
 KINDS = ("replace", "insert", "delete")  # all edits: and "transpose"
 USUAL_EDITS = (0, 2)  # edits that the n-gram considers if their number is unknown
 SOURCES = 64  # sources of each string that the fitted grammar compares
 BEAM = 8  # sources of a string, and strings at one edit whose own sources are searched
-FILLINGS = 64  # strings that the search for blanks keeps
 ROWS = 256  # sources that are scored together
+FOREIGN, BLANK = -2, -3  # codes of symbols of a text that no line has; -1 is behind a line
 TRAINING = 20_000  # strings drawn to fit the yardsticks of a language without a corpus
 VALIDATION = 1000  # strings drawn to choose the order
 YARDSTICKS = 0x59  # first word of the seed of the strings drawn
@@ -52,16 +54,20 @@ class KnownDamage:
     Attributes:
         broken: The text is damaged, so that unchanged is no answer.
         edits: The least and the greatest number of edits; None if unknown.
+        noise: Rates of the training noise, of which one holds for the whole text; blanks are
+            places to fill. None for a few edits of texts without blanks.
     """
 
     broken: bool = False
     edits: tuple[int, int] | None = None
+    noise: tuple[NoiseRates, ...] | None = None
 
     def __str__(self) -> str:
         return "known broken" if self.broken else "unknown"
 
 
 UNKNOWN = KnownDamage()
+BLANKS = KnownDamage(noise=(NoiseRates(),))  # every other symbol is right
 
 
 # ------------------------------------------------------------------------------ the noisy channel
@@ -214,23 +220,42 @@ def probable_sources(
     return totals
 
 
+def noisy_sources(
+    model: NGram, tokens: Sequence[int], noise: Sequence[NoiseRates], whole: bool = False
+) -> dict[Tokens, float]:
+    """Return probable originals as `noisy_originals` does, each under its most probable rates."""
+    totals: dict[Tokens, float] = {}
+    for rates in noise:
+        for string, log_p in noisy_originals(model, tokens, rates, whole=whole).items():
+            totals[string] = max(log_p, totals.get(string, -math.inf))
+    return totals
+
+
 def most_probable_derived(
     grammar: FittedGrammar, model: NGram, tokens: Sequence[int], known: KnownDamage
 ) -> Tokens:
-    """Return the most probable original of `tokens` under a grammar and the channel of edits.
+    """Return the most probable original of `tokens` under a grammar and the channel of the damage.
 
     The n-gram proposes originals, and the least-edit parser strings of the grammar. One that the
     n-gram did not propose has the channel's log-probability of replacements only.
     """
-    totals = probable_sources(model, tokens, known, BEAM, SOURCES)
+    symbols = model.vocabulary.inner_ids
+    low, high = known.edits or USUAL_EDITS
+    most: float = high
+    if known.noise is None:
+        totals = probable_sources(model, tokens, known, BEAM, SOURCES)
+        one_edit = -math.log(len(KINDS) * max(1, len(tokens)) * len(symbols))
+    else:
+        totals = noisy_sources(model, tokens, known.noise, whole=True)
+        replace = max(rates.replace for rates in known.noise)
+        low, most = 0, math.inf if replace else 0
+        one_edit = math.log(replace or 1)
     channel = dict(
         zip(totals, np.array(list(totals.values())) - model.log_probs(list(totals)), strict=True)
     )
-    symbols = model.vocabulary.inner_ids
-    given = [symbols.index(token) for token in tokens]
-    low, high = known.edits or USUAL_EDITS
-    one_edit = -math.log(len(KINDS) * max(1, len(tokens)) * len(symbols))
-    for near in nearest_strings(grammar.grammar, given, BEAM, high):
+    place = {token: i for i, token in enumerate(symbols)}
+    given = [place.get(token, UNREADABLE) for token in tokens]
+    for near in nearest_strings(grammar.grammar, given, BEAM, most):
         string = tuple(symbols[i] for i in near.symbols)
         if near.cost >= max(low, known.broken):
             channel.setdefault(string, near.cost * one_edit)
@@ -246,35 +271,6 @@ def _accumulate(totals: dict[Tokens, float], pairs: Iterable[tuple[Tokens, float
         totals[string] = float(np.logaddexp(totals.get(string, -math.inf), log_p))
 
 
-# -------------------------------------------------------------------------------------- blanks
-
-
-def most_probable_filling(model: NGram, tokens: Sequence[int], beam: int = FILLINGS) -> Tokens:
-    """Return the most probable string whose symbols replace each MASK of `tokens`.
-
-    The search keeps the best string for each context of `reach` symbols (Viterbi) and at most
-    `beam` of these.
-    """
-    vocabulary, reach = model.vocabulary, model.reach
-    symbols = np.array(vocabulary.inner_ids)
-    made = np.full((1, reach), vocabulary.bos)  # (strings, reach + symbols so far)
-    scores = np.zeros(1)
-    for token in (*tokens, vocabulary.eos):
-        contexts = made[:, -1 : -reach - 1 : -1]
-        if token != vocabulary.mask:
-            scores = scores + model.target_log_probs(contexts, np.full(len(made), token))
-            made = np.column_stack([made, np.full(len(made), token)])
-        else:
-            totals = scores[:, None] + model.next_log_probs(contexts)[:, symbols]
-            best = np.argsort(-totals, axis=None, kind="stable")
-            row, symbol = np.unravel_index(best, totals.shape)
-            last = np.column_stack([made[row, 1 - reach :] if reach > 1 else made[row, :0], symbol])
-            kept = np.sort(np.unique(last, axis=0, return_index=True)[1])[:beam]
-            made = np.column_stack([made[row[kept]], symbols[symbol[kept]]])
-            scores = totals[row[kept], symbol[kept]]
-    return tuple(made[int(scores.argmax()), reach:-1].tolist())
-
-
 # --------------------------------------------------------------------------- the nearest line
 
 
@@ -283,14 +279,19 @@ class NearestLine:
 
     Lines are compared in the order of a lower bound of the distance, from the numbers of each
     symbol, until the bound exceeds the least distance.
+
+    Args:
+        lines: The lines.
+        blank: A symbol of texts that equals every symbol of a line; none by default.
     """
 
-    def __init__(self, lines: Sequence[str]) -> None:
+    def __init__(self, lines: Sequence[str], blank: str = "") -> None:
         counted = Counter(lines)
         self.lines = sorted(counted, key=lambda line: -counted[line])  # ties keep their order
         self.lengths = np.array([len(line) for line in self.lines])
         symbols = sorted(set("".join(self.lines)))
         self._ids = {symbol: i for i, symbol in enumerate(symbols)}
+        self._places = {**self._ids, blank: BLANK}
         self._codes = np.full((len(self.lines), int(self.lengths.max())), -1, dtype=np.int16)
         for i, line in enumerate(self.lines):
             self._codes[i, : len(line)] = [self._ids[symbol] for symbol in line]
@@ -300,9 +301,9 @@ class NearestLine:
 
     def __call__(self, text: str, broken: bool = False) -> str:
         """Return the line nearest to `text`; another one than `text` if that is `broken`."""
-        codes = np.array([self._ids.get(symbol, -2) for symbol in text], dtype=np.int16)
+        codes = np.array([self._places.get(symbol, FOREIGN) for symbol in text], dtype=np.int16)
         surplus = self._bags - np.bincount(codes[codes >= 0], minlength=len(self._ids))
-        missing = np.maximum(surplus, 0).sum(1)
+        missing = np.maximum(np.maximum(surplus, 0).sum(1) - (codes == BLANK).sum(), 0)
         bound = np.maximum(missing, len(text) - self.lengths + missing)
         order = np.argsort(bound, kind="stable")
         best: tuple[int, int] | None = None  # distance and place
@@ -326,7 +327,8 @@ def _distances(
     table = np.tile(step, (len(lines), 1))
     for symbol in text:
         row = table + np.int16(1)
-        row[:, 1:] = np.minimum(row[:, 1:], table[:, :-1] + (lines != symbol))
+        differs = (lines != symbol) & (symbol != BLANK)
+        row[:, 1:] = np.minimum(row[:, 1:], table[:, :-1] + differs)
         table = np.minimum.accumulate(row - step, axis=1) + step
     return table[np.arange(len(lines)), lengths]
 
@@ -353,31 +355,46 @@ class Yardsticks:
     def nearest(self) -> NearestLine:
         return NearestLine(self.lines)
 
+    @cached_property
+    def nearest_with_blanks(self) -> NearestLine:
+        return NearestLine(self.lines, self.vocabulary.blank)
+
     def ngram(self, texts: Sequence[str], known: KnownDamage = UNKNOWN) -> list[str]:
-        """Return the most probable original of each text, see `most_probable_source`."""
-        encode, decode = self.vocabulary.encode, self.vocabulary.decode
-        return [decode(most_probable_source(self.model, encode(text), known)) for text in texts]
+        """Return the most probable original of each text.
+
+        See `most_probable_source` and, where the damage is noise, `noisy_originals`.
+        """
+
+        def original(tokens: list[int]) -> Tokens:
+            if known.noise is None:
+                return most_probable_source(self.model, tokens, known)
+            totals = noisy_sources(self.model, tokens, known.noise)
+            return max(totals, key=lambda x: totals[x])
+
+        return self._answers(texts, known, original)
 
     def pcfg(self, texts: Sequence[str], known: KnownDamage = UNKNOWN) -> list[str]:
         """Return the most probable original of each text by the fitted grammar, which must exist.
 
         See `most_probable_derived`.
         """
-        assert self.grammar is not None
-        encode, decode = self.vocabulary.encode, self.vocabulary.decode
-        return [
-            decode(most_probable_derived(self.grammar, self.model, encode(text), known))
-            for text in texts
-        ]
+        grammar = self.grammar
+        assert grammar is not None
+        return self._answers(
+            texts, known, lambda row: most_probable_derived(grammar, self.model, row, known)
+        )
+
+    def _answers(
+        self, texts: Sequence[str], known: KnownDamage, original: Callable[[list[int]], Tokens]
+    ) -> list[str]:
+        blanks = known.noise is not None
+        rows = [self.vocabulary.encode(text, blanks=blanks) for text in texts]
+        return [self.vocabulary.decode(original(row)) for row in rows]
 
     def nearest_line(self, texts: Sequence[str], known: KnownDamage = UNKNOWN) -> list[str]:
         """Return the training line nearest to each text."""
-        return [self.nearest(text, known.broken) for text in texts]
-
-    def fill(self, templates: Sequence[str]) -> list[str]:
-        """Return the most probable filling of each template, see `most_probable_filling`."""
-        rows = [self.vocabulary.encode(template, blanks=True) for template in templates]
-        return [self.vocabulary.decode(most_probable_filling(self.model, row)) for row in rows]
+        nearest = self.nearest if known.noise is None else self.nearest_with_blanks
+        return [nearest(text, known.broken) for text in texts]
 
     def repairers(self) -> dict[str, Repairer]:
         """Return the repairers by their names in a report."""
@@ -412,9 +429,7 @@ def fit_yardsticks(language: Language, seed: int = 0) -> Yardsticks:
 def _fit_yardsticks(language: Language, seed: int) -> Yardsticks:
     train = split_lines_of(language, "train", TRAINING, seed)
     validation = split_lines_of(language, "validation", VALIDATION, seed)
-    vocabulary = language.vocabulary
-    rows, held_out = ([vocabulary.encode(text) for text in part] for part in (train, validation))
-    model = NGram.fit_order(rows, held_out, vocabulary)
+    vocabulary, model = language.vocabulary, ngram_of(train, validation, language.vocabulary)
     return Yardsticks(vocabulary, model, train, fit_grammar(language, train, validation))
 
 

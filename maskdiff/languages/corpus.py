@@ -183,7 +183,7 @@ def _spec(
     return LanguageSpec(symbols, texts, grammar=grammar, valid=checker, validity=validity)
 
 
-def _checked(language: TextLanguage, numbered: list[Line], path: Path) -> list[str]:
+def _checked(language: TextLanguage, numbered: Sequence[Line], path: Path) -> list[str]:
     """The valid lines. Raises `DataError` for others unless they are skipped."""
     longest = language.max_symbols
     long = [(number, line) for number, line in numbered if len(line) > longest]

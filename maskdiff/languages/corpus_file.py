@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import gzip
 import zlib
+from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import Path
 
 from maskdiff.config import LanguageConfig
@@ -45,26 +47,37 @@ def has_columns(place: Path) -> bool:
     return is_table(corpus_path(place).name.removesuffix(GZIP))
 
 
-def numbered_lines(config: LanguageConfig) -> list[Line]:
+def numbered_lines(config: LanguageConfig) -> Sequence[Line]:
     """Return the lines of the corpus of `config.language` that are not empty.
+
+    The lines of the last corpus are kept, because a command needs them several times.
 
     Raises:
         DataError: The corpus cannot be read, has no lines, or has a row without a line of text.
         ConfigError: `config.field` is set, and the corpus has no columns.
     """
     path = corpus_path(Path(config.language))
-    text = _read(path)
+    return _numbered(path, _read(path), config.field)
+
+
+@lru_cache(maxsize=1)
+def _numbered(path: Path, data: bytes, field: str) -> tuple[Line, ...]:
+    """See `numbered_lines`."""
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path} is not UTF-8 text (byte {error.start})") from None
     if is_table(path.name.removesuffix(GZIP)):
-        numbered = _cells(text, path, config.field)
-    elif config.field:
+        numbered = _cells(text, path, field)
+    elif field:
         raise ConfigError(
-            f"field is {quote(config.field)}; it is for CSV and JSON lines, and {path} is text"
+            f"field is {quote(field)}; it is for CSV and JSON lines, and {path} is text"
         )
     else:
         numbered = [(number, line) for number, line in enumerate(split_lines(text), 1) if line]
     if not numbered:
         raise DataError(f"{path} has no lines; write one string a line")
-    return numbered
+    return tuple(numbered)
 
 
 def _cells(text: str, path: Path, field: str) -> list[Line]:
@@ -83,8 +96,8 @@ def _cells(text: str, path: Path, field: str) -> list[Line]:
     return numbered
 
 
-def _read(path: Path) -> str:
-    """The text of a file without a byte order mark, decompressed. Raises `DataError`."""
+def _read(path: Path) -> bytes:
+    """The bytes of a file, decompressed. Raises `DataError`."""
     shown, hint = quote(str(path), 200), f"a language is a folder with {CORPUS}, or a file"
     try:
         if path.exists() and not path.is_file():
@@ -93,10 +106,8 @@ def _read(path: Path) -> str:
             data = file.read(MAX_BYTES + 1)
         if len(data) > MAX_BYTES:
             raise DataError(f"{path} has over {MAX_BYTES} bytes; give a part of it")
-        return data.decode("utf-8-sig")
+        return data
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise DataError(f"{path} is damaged or no gzip file: {error}") from None
     except OSError as error:
         raise DataError(f"cannot read {shown}: {error.strerror or error}; {hint}") from None
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path} is not UTF-8 text (byte {error.start})") from None

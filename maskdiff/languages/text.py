@@ -20,6 +20,7 @@ from maskdiff.languages.cfg import (
     compile_reader,
 )
 from maskdiff.languages.lengths import check_possible
+from maskdiff.languages.protocol import split_of
 from maskdiff.languages.vocabulary import Vocabulary
 
 DRAWS = 20_000  # strings from which the lengths of a generator are estimated
@@ -58,7 +59,7 @@ class TextLanguage:
         name: The name.
         config: The configuration.
         spec: The parts of the language.
-        lengths: The number of strings of each length; counted when first needed if None.
+        lengths: The number of training strings of each length; counted when first needed if None.
         digest: Identifies a corpus; empty for a generator.
 
     Raises:
@@ -165,14 +166,20 @@ class TextLanguage:
 
     @cached_property
     def counts(self) -> np.ndarray:
-        """The number of strings of each length, (max_symbols + 1,)."""
+        """The number of strings of each length, (max_symbols + 1,).
+
+        Of a corpus these are the strings of the training split, or all if none belongs to it.
+        """
         if self._lengths is not None:
             sizes: Any = np.asarray(self._lengths, dtype=np.int64)[: self.max_symbols + 1]
             if not sizes.any():
                 raise DataError(f"no string of {self.name} fits max_len {self.config.max_len}")
             return np.pad(sizes, (0, self.max_symbols + 1 - len(sizes)))
         texts = self.texts()
-        strings = self.sample_many(DRAWS, np.random.default_rng(SEED)) if texts is None else texts
+        if texts is None:
+            strings = self.sample_many(DRAWS, np.random.default_rng(SEED))
+        else:  # nothing is learnt from held-out strings
+            strings = [text for text in texts if split_of(text) == "train"] or [*texts]
         return np.bincount([len(text) for text in strings], minlength=self.max_symbols + 1)
 
     @cached_property

@@ -17,8 +17,9 @@ from maskdiff.tasks.editing import edit
 from maskdiff.tasks.filling import fill
 from maskdiff.tasks.generating import draws_ends, generate, generating, sample_lengths
 from maskdiff.tasks.repairing import REPAIR_METHODS, refiner, repair
-from maskdiff.tasks.results import Alternative, Change, Result, cut_texts
+from maskdiff.tasks.results import Alternative, Change, Result
 from maskdiff.tasks.rewriting import rewrite
+from maskdiff.tasks.running import cut_texts
 
 __all__ = [
     "REPAIR_METHODS",

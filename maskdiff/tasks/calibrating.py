@@ -1,4 +1,4 @@
-"""`fit_prior`: the weights of the models of a checkpoint, fitted on held-out strings."""
+"""`fit_priors`: the weights of the models of a checkpoint, fitted on held-out strings."""
 
 from __future__ import annotations
 
@@ -33,6 +33,16 @@ Pool = tuple[NDArray[np.float64], NDArray[np.float64], int]  # features, channel
 def fit_prior(loaded: Loaded, texts: Sequence[str], symbols: int = SYMBOLS, seed: int = 0) -> Prior:
     """Return the weights under which the originals of damaged strings are most probable.
 
+    See `fit_priors`.
+    """
+    return fit_priors(loaded, texts, symbols, seed)[0]
+
+
+def fit_priors(
+    loaded: Loaded, texts: Sequence[str], symbols: int = SYMBOLS, seed: int = 0
+) -> tuple[Prior, Prior]:
+    """Return the weights of all models together, and those of the n-gram alone.
+
     Every string gets one or two random edits. The posterior of its original among the candidates
     of a repair is a logistic model of the log-probabilities by the causal mode, the n-gram and the
     fitted grammar, where there is one, with that of the channel as offset; the weights maximise the
@@ -45,8 +55,10 @@ def fit_prior(loaded: Loaded, texts: Sequence[str], symbols: int = SYMBOLS, seed
         seed: Of the damage.
     """
     usual = Prior.usual(not isinstance(loaded.denoiser, NGramDenoiser), loaded.ngram is not None)
+    alone = Prior.usual(False, True)
     if loaded.ngram is None or not texts:
-        return usual
+        return usual, alone
+    # The sum of log-posteriors for every combination of weights.
     every = replace(loaded, fitted_prior=Prior(1.0, 1.0, 1.0))
     sizes = np.cumsum([len(text) for text in texts[:LINES]])
     pools = _pools(every, texts[: max(1, int((sizes <= symbols).sum()))], seed)
@@ -55,11 +67,18 @@ def fit_prior(loaded: Loaded, texts: Sequence[str], symbols: int = SYMBOLS, seed
     axes = np.meshgrid(neural, WEIGHTS, grammar, indexing="ij")
     grid = np.stack([axis.ravel() for axis in axes])  # (models, weights)
     grid = grid[:, grid[:2].sum(0) > 0]
-    at_first = np.array([usual.neural, usual.ngram, usual.grammar])[:, None]
-    scores = -STRENGTH * ((grid - at_first) ** 2).sum(0)
+    scores = np.zeros(grid.shape[1])
     for pool in pools:
         scores += _log_posterior(pool, grid)
-    return Prior(*grid[:, scores.argmax()].tolist())
+    only = (grid[0] == 0) & (grid[2] == 0)
+    return _best(scores, grid, usual), _best(scores[only], grid[:, only], alone)
+
+
+def _best(scores: NDArray[np.float64], grid: NDArray[np.float64], usual: Prior) -> Prior:
+    """The weights of the best column, where few strings change the usual ones little."""
+    at_first = np.array([usual.neural, usual.ngram, usual.grammar])[:, None]
+    penalty = STRENGTH * ((grid - at_first) ** 2).sum(0)
+    return Prior(*grid[:, (scores - penalty).argmax()].tolist())
 
 
 def _log_posterior(pool: Pool, grid: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING
 from maskdiff.config import CANDIDATES
 from maskdiff.languages import truth_of
 from maskdiff.repair import Channel, EditWeights, FewEdits, Repaired, Truncation
-from maskdiff.tasks.results import Alternative, Change, Result, judged, log_probs, valid_first
+from maskdiff.tasks.results import Alternative, Change, Result, judged, valid_first
+from maskdiff.tasks.running import log_probs
 from maskdiff.tasks.search import length_prior, with_answer
 from maskdiff.text.edits import Edit, edit_cost, edit_distance, edit_script
 

@@ -26,8 +26,9 @@ from maskdiff.drawing.stopping import TIMEOUT
 from maskdiff.errors import CanvasError, ConfigError, DataError, UserError, quote
 from maskdiff.models.mixture import MixtureModel
 from maskdiff.sampling import Penalties, Stopping
-from maskdiff.tasks.reading import as_list, verb
-from maskdiff.tasks.results import BATCH, Result, ended, judged, only_complete, seeded
+from maskdiff.tasks.arguments import as_list, verb
+from maskdiff.tasks.results import Result, ended, judged, only_complete
+from maskdiff.tasks.running import BATCH, seeded
 from maskdiff.utils.arguments import integer, iter_texts, text_or_error
 from maskdiff.utils.deadline import TimedOut
 

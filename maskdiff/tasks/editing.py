@@ -14,19 +14,9 @@ from maskdiff.drawing.random import new_keys
 from maskdiff.errors import CanvasError, DataError
 from maskdiff.repair import Channel, Repaired
 from maskdiff.sampling import Canvas, Constraint, Draw, Linear, Sampler, Unmask
-from maskdiff.tasks.reading import verb
-from maskdiff.tasks.results import (
-    BATCH,
-    Result,
-    canvas_of,
-    encode_requests,
-    judged,
-    merge,
-    ready_sampler,
-    run_sampler,
-    seeded,
-    valid_first,
-)
+from maskdiff.tasks.arguments import verb
+from maskdiff.tasks.results import Result, encode_requests, judged, merge, valid_first
+from maskdiff.tasks.running import BATCH, canvas_of, ready_sampler, run_sampler, seeded
 from maskdiff.tasks.search import explain, with_answer
 
 if TYPE_CHECKING:

@@ -18,17 +18,10 @@ from maskdiff.errors import ConfigError, DataError, quote
 from maskdiff.languages import HasValue
 from maskdiff.repair.fill import BOUND, FillOutcome, FillProblem, Guide, search_fillings
 from maskdiff.sampling import Canvas, Constraint
+from maskdiff.tasks.arguments import verb
 from maskdiff.tasks.editing import with_blanks
-from maskdiff.tasks.reading import verb
-from maskdiff.tasks.results import (
-    BATCH,
-    Result,
-    encode_requests,
-    instead_of_holds,
-    judged,
-    log_probs,
-    merge,
-)
+from maskdiff.tasks.results import Result, encode_requests, instead_of_holds, judged, merge
+from maskdiff.tasks.running import BATCH, log_probs
 from maskdiff.utils.deadline import NEVER
 
 if TYPE_CHECKING:

@@ -12,9 +12,10 @@ import numpy as np
 from maskdiff.config import CompletionConfig, ControlConfig, SamplerConfig
 from maskdiff.errors import CanvasError, ConfigError
 from maskdiff.sampling import Canvas, Sampler
+from maskdiff.tasks.arguments import as_list, verb
 from maskdiff.tasks.completing import completing
-from maskdiff.tasks.reading import as_list, verb
-from maskdiff.tasks.results import BATCH, Result, ready_sampler, run_sampler, seeded
+from maskdiff.tasks.results import Result
+from maskdiff.tasks.running import BATCH, ready_sampler, run_sampler, seeded
 
 if TYPE_CHECKING:
     from maskdiff.checkpoint import Loaded

@@ -15,6 +15,7 @@ from maskdiff.errors import CanvasError, ConfigError, DataError, nearest, quote
 from maskdiff.languages import HasValue
 from maskdiff.repair import Channel, Damage, FewEdits, Truncation, named_damage
 from maskdiff.sampling import Draw, Everything, Sampler, Unmask, constrained
+from maskdiff.tasks.arguments import verb
 from maskdiff.tasks.candidates import (
     CandidatePool,
     CandidateScorer,
@@ -26,17 +27,8 @@ from maskdiff.tasks.candidates import (
 )
 from maskdiff.tasks.editing import CERTAIN
 from maskdiff.tasks.proposing import channel_candidates, nearest_candidates, no_repair
-from maskdiff.tasks.reading import verb
-from maskdiff.tasks.results import (
-    BATCH,
-    Result,
-    canvas_of,
-    encode_requests,
-    instead_of_holds,
-    merge,
-    run_sampler,
-    seeded,
-)
+from maskdiff.tasks.results import Result, encode_requests, instead_of_holds, merge
+from maskdiff.tasks.running import BATCH, canvas_of, run_sampler, seeded
 from maskdiff.text.edits import edit_cost
 
 if TYPE_CHECKING:

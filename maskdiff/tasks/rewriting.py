@@ -18,10 +18,11 @@ from maskdiff.config import CANDIDATES, SamplerConfig
 from maskdiff.errors import CanvasError, ConfigError, DataError, one_line
 from maskdiff.repair.fill import BOUND
 from maskdiff.sampling import Sampler
+from maskdiff.tasks.arguments import verb
 from maskdiff.tasks.editing import edit, hide_spans, with_blanks
 from maskdiff.tasks.filling import fill
-from maskdiff.tasks.reading import verb
-from maskdiff.tasks.results import BATCH, Result, encode_requests, merge
+from maskdiff.tasks.results import Result, encode_requests, merge
+from maskdiff.tasks.running import BATCH
 from maskdiff.tasks.search import length_prior
 
 if TYPE_CHECKING:

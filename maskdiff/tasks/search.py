@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from maskdiff.repair import Channel, Repaired, candidate_lengths, repair_channel
 from maskdiff.sampling import Constraint
-from maskdiff.tasks.results import log_probs
+from maskdiff.tasks.running import log_probs
 
 if TYPE_CHECKING:
     from maskdiff.checkpoint import Loaded

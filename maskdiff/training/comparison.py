@@ -7,8 +7,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
-import torch
-from numpy.typing import NDArray
 
 from maskdiff.checkpoint import Loaded
 from maskdiff.data import held_out
@@ -18,60 +16,61 @@ from maskdiff.models.causal import CausalModel
 from maskdiff.models.mixture import fit_mixture
 from maskdiff.models.ngram_denoiser import NGramDenoiser
 from maskdiff.models.prior import Prior
-from maskdiff.noise import pad
 from maskdiff.repair import Damage
 from maskdiff.tasks import repair
-from maskdiff.tasks.calibrating import fit_prior
+from maskdiff.tasks.calibrating import fit_priors
+from maskdiff.tasks.whole_strings import nats_per_symbol, whole_log_probs
 
 COMPARED = 300  # test lines
 COMPARISON_SEED = 11
 REPAIRED = 10  # lines that are repaired between two looks at the clock
-BATCH = 64  # lines that the model scores at once
-UNSEEN = 0.5  # what is added to the number of training lines of each length
 
 
-def fit_checkpoint_prior(loaded: Loaded, language: Language, symbols: int) -> None:
+def fit_checkpoint_prior(loaded: Loaded, language: Language, symbols: int) -> Prior:
     """Fit the weights of the model and its n-gram on validation lines.
 
-    Those of whole lines, see `fit_prior`, and those of each next symbol, see `fit_mixture`.
+    Those of whole lines, see `fit_priors`, and those of each next symbol, see `fit_mixture`.
+
+    Returns:
+        The weights of the n-gram alone, for whole lines.
     """
     if loaded.ngram is None or not _comparable(loaded):
-        return
+        return Prior.usual(False, True)
     lines = held_lines(language, "validation")
-    loaded.fitted_prior = fit_prior(loaded, lines, symbols)
+    loaded.fitted_prior, alone = fit_priors(loaded, lines, symbols)
     if not isinstance(loaded.denoiser, NGramDenoiser):
         sizes = np.cumsum([len(line) for line in lines])
         strings = loaded.vocabulary.encode_many(lines[: int((sizes <= symbols).sum())])
         model = CausalModel(loaded.denoiser, loaded.lengths)
         loaded.mixture = fit_mixture(model, loaded.ngram, strings)
+    return alone
 
 
-def closing_comparison(loaded: Loaded, language: Language, seconds: float = 20.0) -> list[str]:
+def closing_comparison(
+    loaded: Loaded, language: Language, alone: Prior, seconds: float = 20.0
+) -> list[str]:
     """Return lines that compare a model with its n-gram on the test lines.
 
-    The figures are nats per symbol of whole lines, -log p(x) of all lines over their symbols and
-    ends, and the share of lines with one random edit that are repaired, where both are given that
-    there is one. The n-gram is fitted on the training lines, its order on the validation lines.
+    The figures are nats per symbol of whole lines (`tasks.whole_strings`), and the share of lines
+    with one random edit that are repaired, where both are given that there is one. The n-gram is
+    fitted on the training lines, its order and its weight beside the channel on validation
+    lines.
 
     Args:
         loaded: the model, whose tokens are characters and that has a causal mode; another one has
             no such figure, and no line.
         language: a list of lines; without such a list, or without test lines, there is no line.
+        alone: weights with which the n-gram repairs, fitted on validation lines.
         seconds: for the repairs, roughly.
     """
-    texts, ngram = language.texts(), loaded.ngram
-    tests = held_lines(language, "test")
-    if texts is None or ngram is None or not tests or not _comparable(loaded):
+    ngram, tests = loaded.ngram, held_lines(language, "test")
+    if ngram is None or not tests or not _comparable(loaded):
         return []
-    encode = loaded.vocabulary.encode_many
-    symbols, strings = sum(map(len, tests)) + len(tests), encode(tests)
-    training = encode([text for text in texts if split_of(text) == "train"])
-    ours = -model_log_probs(loaded, strings, training).sum() / symbols
-    theirs = -ngram.log_probs(strings).sum() / symbols
+    by_model = whole_log_probs(loaded.denoiser, loaded.config.model, language, tests)
+    by_ngram = ngram.log_probs(loaded.vocabulary.encode_many(tests))
+    ours, theirs = (nats_per_symbol(log_p, tests) for log_p in (by_model, by_ngram))
     simple = replace(
-        loaded,
-        denoiser=NGramDenoiser(ngram, loaded.config.model.block_size),
-        fitted_prior=Prior(0.0, 1.0),
+        loaded, denoiser=NGramDenoiser(ngram, loaded.config.model.block_size), fitted_prior=alone
     )
     model, simpler, gain = _repaired(loaded, simple, tests, seconds)
     return [
@@ -118,39 +117,3 @@ def held_lines(language: Language, split: Split) -> list[str]:
     if not any(split_of(text) == split for text in texts):
         return []
     return held_out(language, split, COMPARED, COMPARISON_SEED)
-
-
-@torch.no_grad()
-def model_log_probs(
-    loaded: Loaded, strings: Sequence[Sequence[int]], training: Sequence[Sequence[int]]
-) -> NDArray[np.float64]:
-    """Return log p of whole strings by the causal mode, (strings,), in nats.
-
-    With a causal mode that gets the length it is log p(x | n) + log p(n), with the n of the
-    training strings and `UNSEEN` more of each possible length; special tokens have no probability.
-
-    Args:
-        loaded: the model.
-        strings: inner token ids.
-        training: inner token ids of the training strings, for p(n).
-    """
-    vocabulary, ends = loaded.vocabulary, not loaded.length_conditioned
-    outcomes = torch.tensor([*vocabulary.inner_ids, *([vocabulary.eos] if ends else [])])
-    log_p = np.zeros(len(strings))
-    order = sorted(range(len(strings)), key=lambda i: len(strings[i]))
-    for start in range(0, len(order), BATCH):
-        rows = order[start : start + BATCH]
-        clean = pad([strings[i] for i in rows], vocabulary)
-        tokens, length = clean.tokens.to(loaded.device), clean.length.to(loaded.device)
-        sigma = torch.zeros(len(rows), device=loaded.device)
-        logits = loaded.denoiser(tokens, length, sigma, True, None).double().cpu()
-        normal = logits[..., outcomes].logsumexp(-1, keepdim=True)
-        scores = (logits - normal).gather(-1, clean.tokens[..., None])[..., 0]
-        place = torch.arange(clean.tokens.size(1))
-        counted = (place > 0) & (place < clean.length[:, None] - (0 if ends else 1))
-        log_p[rows] = scores.masked_fill(~counted, 0.0).sum(1).numpy()
-    if ends:
-        return log_p
-    longest = loaded.config.language.max_len - 2
-    counts = np.bincount([len(string) for string in training], minlength=longest + 1)[1:] + UNSEEN
-    return log_p + np.log(counts / counts.sum())[[len(string) - 1 for string in strings]]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -11,7 +12,8 @@ from numpy.typing import NDArray
 from maskdiff.checkpoint import Payload, make_payload
 from maskdiff.config import Config, LanguageConfig, ModelConfig, TrainConfig
 from maskdiff.errors import DataError, quote
-from maskdiff.languages import Language, Split, make_language, split_of
+from maskdiff.languages import Language, Split, Vocabulary, make_language, split_of
+from maskdiff.tasks.whole_strings import nats_per_symbol
 
 if TYPE_CHECKING:
     from maskdiff.models.grammar_model import FittedGrammar
@@ -50,23 +52,17 @@ class Fit:
         )
 
     def nats_per_symbol(self) -> float | None:
-        """Return -log p of the test lines by the n-gram over their symbols and ends.
-
-        It is None without test lines.
-        """
-        rows = self.language.vocabulary.encode_many(self.tested)
-        return _nats_per_symbol(self.ngram.log_probs(rows), rows)
+        """Return the nats per symbol of the test lines by the n-gram; None without test lines."""
+        return self._nats(self.ngram.log_probs)
 
     def grammar_nats_per_symbol(self) -> float | None:
         """Return the same by the fitted grammar; None without one, too."""
-        if self.grammar_model is None:
-            return None
+        model = self.grammar_model
+        return None if model is None else self._nats(model.smoothed_log_probs)
+
+    def _nats(self, log_probs: Callable[[list[list[int]]], NDArray[np.float64]]) -> float | None:
         rows = self.language.vocabulary.encode_many(self.tested)
-        return _nats_per_symbol(self.grammar_model.smoothed_log_probs(rows), rows)
-
-
-def _nats_per_symbol(log_probs: NDArray[np.float64], rows: list[list[int]]) -> float | None:
-    return -float(log_probs.sum() / sum(len(row) + 1 for row in rows)) if rows else None
+        return nats_per_symbol(log_probs(rows), self.tested) if rows else None
 
 
 def fit_corpus(config: LanguageConfig, name: str) -> Fit:
@@ -86,27 +82,31 @@ def fit_corpus(config: LanguageConfig, name: str) -> Fit:
 def fit_ngram(language: Language) -> NGram | None:
     """Return the n-gram of the training lines of a corpus; None if the language is no corpus.
 
-    The order is that under which the validation lines are most likely. Lines are counted as often
-    as they occur, up to `MAX_SYMBOLS` symbols: of a larger corpus every second, third, ... line.
-
-    Raises DataError if no line falls into the training split.
+    See `ngram_of`. Raises DataError if no line falls into the training split.
     """
     texts = language.texts()
     if texts is None:
         return None
-    from maskdiff.models.ngram import NGram
-
     lines = [text for text in texts if split_of(text) == "train"]
     if not lines:
         raise DataError(
             f"none of the {len(texts)} lines of {language.name} falls into the training split; "
             "give some hundreds"
         )
-    lines = lines[:: -(-sum(map(len, lines)) // MAX_SYMBOLS)]
-    encode = language.vocabulary.encode_many
-    return NGram.fit_order(
-        encode(lines), encode(_distinct(language, "validation")), language.vocabulary
-    )
+    return ngram_of(lines, _distinct(language, "validation"), language.vocabulary)
+
+
+def ngram_of(training: Sequence[str], validation: Sequence[str], vocabulary: Vocabulary) -> NGram:
+    """Return the n-gram of training strings under whose order validation strings are most likely.
+
+    Training strings are counted as often as they occur, up to `MAX_SYMBOLS` symbols: of more, every
+    second, third, ... string. Repeated validation strings count once.
+    """
+    from maskdiff.models.ngram import NGram
+
+    counted = training[:: -(-sum(map(len, training)) // MAX_SYMBOLS)]
+    held_out = vocabulary.encode_many([*dict.fromkeys(validation)])
+    return NGram.fit_order(vocabulary.encode_many(counted), held_out, vocabulary)
 
 
 def fit_line_grammar(language: Language) -> FittedGrammar | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ from maskdiff.evaluation import editing, generation, likelihood, padded, repair,
 from maskdiff.evaluation.rows import Plan, SuiteRun, sampler_settings, sorted_lengths, unigram_texts
 from maskdiff.languages import split_of
 from maskdiff.sampling import make_sampler
+from maskdiff.tasks.repairing import SIGMAS
 from tests.helpers.evaluation import (
     LANGUAGE,
     TINY,
@@ -197,29 +199,30 @@ def test_the_elbo_of_a_uniform_model_is_exact() -> None:
     assert len([r for r in rows if r.metric == "masked_loss"]) == likelihood.SIGMA_BUCKETS
 
 
-@pytest.mark.parametrize("end_positions", [True, False])
-def test_whole_strings_are_counted_alike(end_positions: bool) -> None:
-    """A string costs its symbols and either its length or its end; all is divided by symbols."""
+@pytest.mark.parametrize("option", ["", "end_positions", "causal_length"])
+def test_whole_strings_are_counted_alike(option: str) -> None:
+    """A string costs its symbols and either its length or its end; both count as one more."""
     texts = held_out(LANGUAGE, "test", 40, 0)
     rows = rows_of(
         likelihood.likelihood_suite,
-        subject(Zeros(), end_positions=end_positions),
+        subject(Zeros(), **({option: False} if option else {})),
         Plan(likelihood_draws=1),
         texts,
     )
     by = {row.sampler: row for row in rows if row.metric == "nats_per_symbol"}
     symbols = sum(map(len, texts))
     others = symbols - "".join(texts).count("0")
-    each = 30 * others + 0.0  # a zero is certain; any other symbol, and the end, cost 30
-    if end_positions:
-        each -= sum(LANGUAGE.length_log_prob(len(text)) for text in texts)
-    else:
+    each = 30 * others + 0.0  # a zero is certain; any other symbol costs 30
+    if option:  # so does the end
         each += 30 * len(texts)
-    assert by["causal"].value == pytest.approx(each / symbols, rel=1e-6)
+    else:
+        each -= sum(LANGUAGE.length_log_prob(len(text)) for text in texts)
+    counted = symbols + len(texts)
+    assert by["causal"].value == pytest.approx(each / counted, rel=1e-6)
     model = yardsticks.fit_yardsticks(LANGUAGE, 0).model
     log_p = model.log_probs([VOCABULARY.encode(text) for text in texts])
-    assert by["ngram"].value == pytest.approx(-log_p.sum() / symbols)
-    floor = -sum(map(LANGUAGE.log_prob, texts)) / symbols
+    assert by["ngram"].value == pytest.approx(-log_p.sum() / counted)
+    floor = -sum(map(LANGUAGE.log_prob, texts)) / counted
     assert by["ngram"].ceiling == pytest.approx(floor)
     assert by["ngram"].value > floor
     difference = pick(rows, "nats_difference")
@@ -259,32 +262,47 @@ def test_the_elbo_estimator_is_unbiased() -> None:
 # ---------------------------------------------------------------------------------- repair, editing
 
 
-def test_repair_rows_include_the_identity_baseline() -> None:
+def test_repair_rows_include_the_identity_baseline(monkeypatch: pytest.MonkeyPatch) -> None:
     clean = held_out(LANGUAGE, "test", 80, 0)
     levels_given: list[float | None] = []
+    noise_given: list[int] = []
+
+    def simple(texts: list[str], known: yardsticks.KnownDamage) -> list[str]:
+        noise_given.append(len(known.noise or ()))
+        return [*clean[:20], *texts[20:]]
+
+    fitted = SimpleNamespace(repairers=lambda: {"simple": simple})
+    monkeypatch.setattr(repair, "fit_yardsticks", lambda *_: fitted)
 
     def fix(
         loaded: Any, texts: list[str], method: str, sigma: float | None, seed: int, _: object
     ) -> repair.Fixed:
         levels_given.append(sigma)
-        return repair.Fixed({"oracle": clean, "identity": texts}[method], [3] * len(texts))
+        answers = {"channel oracle": clean, "identity": texts, "least_edits": texts}
+        return repair.Fixed(answers[method], [3] * len(texts))
 
     plan = Plan(
         sigmas=(0.2,),
         corruptions=("mixed", "reference", "delete"),
-        repair_methods=("oracle", "identity"),
+        repair_methods=("channel oracle", "identity"),
     )
     rows = rows_of(repair.repair_suite, subject(Uniform()), plan, clean, fix)
     for r in rows:
-        if r.baseline is not None:
-            assert r.value == (1.0 if r.sampler == "oracle" else r.baseline), r
+        if r.baseline is not None and r.sampler != "simple":
+            assert r.value == (1.0 if r.sampler == "channel oracle" else r.baseline), r
+    gains = [r for r in rows if r.metric == "exact_gain"]
+    assert [r.sampler for r in gains] == ["channel oracle against simple"] * 4
+    mixed = pick([r for r in rows if r.sampler == "simple"], "exact", corruption="mixed")
+    assert gains[0].value == pytest.approx(1 - mixed.value)
+    assert noise_given == [1, 1, 1, len(SIGMAS)]  # the level, or all of them where it is unknown
     assert pick(rows, "evaluations").value == 3.0
     assert pick(rows, "strings_per_second").value > 0
     assert (
         pick(rows, "strings_per_second").low is pick(rows, "strings_per_second").high is None
     )  # a single pass
-    assert levels_given == [0.2] * 6 + [None] * 2
-    assert len([r for r in rows if r.settings.get("level") == "untold"]) == 2 * 7
+    assert levels_given == [0.2] * 9 + [None] * 3
+    untold = [r for r in rows if r.settings.get("level") == "untold"]
+    assert len(untold) == 4 * 7 + 1  # each repairer has 7 figures
     same_position, aligned = (
         pick(rows, m, corruption="delete").baseline for m in ("token_accuracy", "aligned_accuracy")
     )
@@ -333,20 +351,34 @@ def test_the_references_identity_baseline() -> None:
 
 def test_editing_counts_a_lost_anchor() -> None:
     clean = held_out(LANGUAGE, "test", 40, 0)
+
+    def least_edits(_: Any, texts: list[str], method: str, *__: object) -> repair.Fixed:
+        assert method == "least_edits"
+        return repair.Fixed(texts, [0] * len(texts))
+
     rows = rows_of(
         editing.editing_suite,
         subject(Uniform()),
         Plan(),
         clean,
         lambda *_: repair.Fixed(clean, [1] * 40),
+        least_edits,
     )
     own = [r for r in rows if r.sampler == "edit" and r.metric != "strings_per_second"]
     assert all(r.value == 1.0 for r in own)
-    assert pick([r for r in rows if r.sampler == "ngram"], "anchors_kept").value == 1.0
+    for name in ("ngram", "pcfg"):  # they fill the blanks, and nothing else
+        assert pick([r for r in rows if r.sampler == name], "anchors_kept").value == 1.0
+    lines = {r.metric: r for r in rows if r.sampler == "nearest_line"}
+    assert lines["parses"].value == 1.0 > lines["anchors_kept"].value
+    (gain,) = [r for r in rows if r.metric == "exact_gain"]
+    best = max(r.value for r in rows if r.metric == "exact" and r.sampler != "edit")
+    assert gain.sampler.startswith("edit against ")
+    assert gain.value == pytest.approx(1 - best)
     assert pick(rows, "anchors_kept").baseline == 1.0
     assert pick(rows, "parses").baseline < 0.6  # type: ignore[operator]
     garbage = repair.Fixed(["=" * len(text) for text in clean], [1] * 40)
-    spoilt = rows_of(editing.editing_suite, subject(Uniform()), Plan(), clean, lambda *_: garbage)
+    given = Plan(), clean, lambda *_: garbage, least_edits
+    spoilt = rows_of(editing.editing_suite, subject(Uniform()), *given)
     assert pick(spoilt, "anchors_kept").value < 0.3
     assert pick(spoilt, "anchors_all_kept").value == 0.0
     templates = editing.blank_symbols(clean, 0.2, np.random.default_rng(0))

@@ -6,6 +6,7 @@ import itertools
 import math
 from collections import Counter
 from collections.abc import Sequence
+from functools import cache
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from maskdiff import metrics
+from maskdiff.evaluation.noisy_ngram import NoiseRates, most_probable_filling, noisy_originals
 from maskdiff.evaluation.one_edit import damage_prob, edit_neighbours
 from maskdiff.evaluation.yardsticks import (
     KINDS,
@@ -23,7 +25,6 @@ from maskdiff.evaluation.yardsticks import (
     Yardsticks,
     edit_sources,
     fit_yardsticks,
-    most_probable_filling,
     most_probable_source,
 )
 from maskdiff.languages import Vocabulary, split_of
@@ -129,21 +130,72 @@ def test_filling_is_the_most_probable_of_all(order: int, template: str) -> None:
     assert all(s in ("?", f) for s, f in zip(template, VOCABULARY.decode(found), strict=True))
 
 
+NOISE = NoiseRates(0.7, 0.1, 0.03, 0.05, 0.04, 0.01)
+
+
+def ways(text: str, damaged: str) -> float:
+    """Return p(damaged | text) by a recursion over the first symbol, one deletion in a gap."""
+
+    @cache
+    def rest(x: str, y: str, deleted: bool) -> float:
+        total = 0.0 if x or y else 1.0
+        if x and not deleted:
+            total += NOISE.delete * rest(x[1:], y, True)
+        if y and y[0] != "?":
+            total += NOISE.insert * rest(x, y[1:], False)
+        if x and y:
+            stays = NOISE.mask if y[0] == "?" else NOISE.replace + NOISE.keep * (x[0] == y[0])
+            total += stays * rest(x[1:], y[1:], False)
+        if len(x) > 1 and len(y) > 1 and x[0] == y[1] != y[0] == x[1]:
+            total += NOISE.swap * rest(x[2:], y[2:], False)
+        return total
+
+    return rest(text, damaged, False)
+
+
+@pytest.mark.parametrize("damaged", ["a?c", "ba", "?", "ab?b", "abca"])
+def test_noisy_originals_equal_the_sum_over_all_alignments(damaged: str) -> None:
+    """With a beam that holds all strings, each has log p(x) + log p(y | x)."""
+    model, tokens = ngram(3), VOCABULARY.encode(damaged, blanks=True)
+    found = noisy_originals(model, tokens, NOISE, beam=10_000, whole=True)
+    words = ["".join(w) for n in range(1, 6) for w in itertools.product("abc", repeat=n)]
+    log_p = dict(zip(words, model.log_probs([VOCABULARY.encode(w) for w in words]), strict=True))
+    every = {w: log_p[w] + math.log(p) for w in words if (p := ways(w, damaged))}
+    scores = {VOCABULARY.decode(x): score for x, score in found.items()}
+    assert {w: scores[w] for w in every} == pytest.approx(every)
+    assert [*found.values()] == sorted(found.values(), reverse=True)
+    best = VOCABULARY.decode(next(iter(noisy_originals(model, tokens, NOISE))))
+    assert best == max(every, key=lambda w: every[w])
+
+
 @given(
     st.lists(st.text(alphabet="abcd", max_size=9), min_size=1, max_size=40),
     st.text(alphabet="abcde?", max_size=9),
+    st.sampled_from(["?", ""]),
     st.booleans(),
 )
 @settings(max_examples=80, deadline=None)
-def test_nearest_line_equals_the_search_of_all(lines: list[str], text: str, broken: bool) -> None:
+def test_nearest_line_equals_the_search_of_all(
+    lines: list[str], text: str, blank: str, broken: bool
+) -> None:
+    """A blank equals every symbol."""
+
+    def distance(line: str) -> int:
+        table = list(range(len(line) + 1))
+        for i, symbol in enumerate(text, 1):
+            row = [i]
+            for j, other in enumerate(line, 1):
+                differs = symbol not in (other, blank)
+                row.append(min(row[-1] + 1, table[j] + 1, table[j - 1] + differs))
+            table = row
+        return table[-1]
+
     counted = Counter(lines)
-    allowed = [line for line in lines if not (broken and line == text)]
+    allowed = [line for line in lines if not (broken and distance(line) == 0)]
     expected = min(
-        allowed,
-        key=lambda line: (metrics.edit_distance(text, line), -counted[line], lines.index(line)),
-        default=text,
+        allowed, key=lambda line: (distance(line), -counted[line], lines.index(line)), default=text
     )
-    assert NearestLine(lines)(text, broken) == expected
+    assert NearestLine(lines, blank)(text, broken) == expected
 
 
 def test_yardsticks_are_fitted_on_the_training_split_alone() -> None:

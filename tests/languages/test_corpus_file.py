@@ -138,3 +138,19 @@ def test_a_field_is_no_option_of_a_language_of_the_package() -> None:
         make_language(LanguageConfig(field="rule"))
     with pytest.raises(DataError, match="cannot read"):
         corpus_file.numbered_lines(LanguageConfig(language="no/folder"))
+
+
+def test_lines_are_split_once_until_the_file_changes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A change is noticed even if size and time of the file stay the same."""
+    path, split = tmp_path / "corpus.txt", corpus_file.split_lines
+    seen: list[str] = []
+    monkeypatch.setattr(corpus_file, "split_lines", lambda text: seen.append(text) or split(text))
+    config = LanguageConfig(language=str(tmp_path))
+    for text in ("ab\nba\n", "ba\nab\n"):
+        path.write_text(text)
+        for _ in range(3):
+            found = [line for _, line in corpus_file.numbered_lines(config)]
+            assert found == text.split()
+    assert seen == ["ab\nba\n", "ba\nab\n"]

@@ -17,7 +17,8 @@ from maskdiff.cli import inference
 from maskdiff.cli.arguments import run_cli
 from maskdiff.config import CompletionConfig, ControlConfig
 from maskdiff.errors import ConfigError
-from maskdiff.tasks.results import Change, log_probs, valid_first
+from maskdiff.tasks.results import Change, valid_first
+from maskdiff.tasks.running import log_probs
 from tests.helpers.edits import apply_edits
 from tests.helpers.fuzz import both_seeds, cases
 from tests.helpers.paths import CHECKPOINTS

@@ -217,16 +217,18 @@ def test_known_weights_are_recovered(both: Loaded, monkeypatch: pytest.MonkeyPat
             yield features, channel, int(rng.choice(12, p=p / p.sum()))
 
     monkeypatch.setattr(calibrating, "_pools", simulated)
-    prior = calibrating.fit_prior(both, ["x"] * 300)
+    prior, alone = calibrating.fit_priors(both, ["x"] * 300)
     assert prior.neural == pytest.approx(0.4, abs=0.1)
     assert prior.ngram == pytest.approx(0.7, abs=0.15)
+    assert alone.neural == alone.grammar == 0.0
+    assert alone.ngram == pytest.approx(0.6, abs=0.2)  # it does not know what the other adds
 
 
 @pytest.mark.slow
 def test_the_fit_of_a_prior_is_deterministic(fit: Loaded) -> None:
     texts = lines(16, seed=8)
-    first, second = (calibrating.fit_prior(fit, texts) for _ in range(2))
-    assert first == second
+    (first, alone), second = calibrating.fit_priors(fit, texts), calibrating.fit_prior(fit, texts)
+    assert first == second == alone
     assert first.neural == 0.0  # the n-gram alone
     assert 0.3 <= first.ngram <= 1.5
     assert calibrating.fit_prior(fit, []) == Prior.usual(False, True)

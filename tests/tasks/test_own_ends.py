@@ -21,7 +21,7 @@ from maskdiff.repair import Damage
 from maskdiff.sampling import causal_log_prob
 from maskdiff.tasks.candidates import CandidateScorer, Damaged, RepairConstraints
 from maskdiff.tasks.proposing import channel_candidates
-from maskdiff.tasks.results import log_probs
+from maskdiff.tasks.running import log_probs
 from tests.helpers.tiny import tiny_loaded
 
 

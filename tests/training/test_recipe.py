@@ -13,8 +13,8 @@ from maskdiff.cli import train as train_universal
 from maskdiff.cli.arguments import run_cli
 from maskdiff.config import Config
 from maskdiff.config_io import explicit, load_config
-from maskdiff.languages import split_of
-from maskdiff.training.comparison import model_log_probs
+from maskdiff.languages import make_language, split_of
+from maskdiff.tasks.whole_strings import whole_log_probs
 from maskdiff.training.recipe import (
     MINUTES,
     PURPOSES,
@@ -180,11 +180,11 @@ def test_a_run_on_a_folder_says_what_to_expect_and_compares_at_the_end(
     table = out.splitlines()[1:-1]
     assert len(table) <= 5
     assert [line.split()[:2] for line in table[1:3]] == [["nats", "per"], ["one", "edit"]]
-    # The probabilities of all strings of a length add up to that of the length.
-    loaded = load_denoiser(tmp_path / "run" / "best.pt")
-    inner = loaded.vocabulary.inner_ids
-    log_p = model_log_probs(
-        loaded, [[token] for token in inner], loaded.vocabulary.encode_many(LINES)
-    )
-    counts = np.bincount([len(line) for line in LINES], minlength=63)[1:63] + 0.5
+    # The probabilities of all strings of a length add up to that of the length, which is counted
+    # on training lines alone.
+    loaded, language = load_denoiser(tmp_path / "run" / "best.pt"), make_language(corpus)
+    inner = [loaded.vocabulary.symbols[token] for token in loaded.vocabulary.inner_ids]
+    log_p = whole_log_probs(loaded.denoiser, loaded.config.model, language, inner)
+    training = [line for line in LINES if split_of(line) == "train"]
+    counts = np.bincount([len(line) for line in training], minlength=63)[1:63] + 0.1
     assert np.exp(log_p).sum() == pytest.approx(counts[0] / counts.sum(), rel=1e-5)

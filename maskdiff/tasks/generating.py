@@ -83,7 +83,7 @@ generate = as_list("generate", generating)  # the same as a list
 def draws_ends(loaded: Loaded, sampler: SamplerConfig | Sampler | None) -> bool:
     """Return whether a sampler draws the end of a string, too, so that it gets no length."""
     own = isinstance(sampler, SamplerConfig) and sampler.sampler == "autoregressive"
-    return not loaded.length_conditioned and (own or sampler is None)
+    return (own or sampler is None) and not loaded.length_conditioned
 
 
 def _draw_to_end(

@@ -56,6 +56,7 @@ def subject(denoiser: Any, **model: Any) -> Subject:
     config = replace(TINY, model=replace(TINY.model, **model))
     return Subject(
         SimpleNamespace(
+            length_conditioned=config.model.causal_length,
             denoiser=denoiser, language=LANGUAGE, config=config, metrics={}, provenance={}, path=""
         )
     )  # type: ignore[arg-type]

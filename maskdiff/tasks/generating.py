@@ -11,6 +11,7 @@ import numpy as np
 
 from maskdiff.config import CompletionConfig, ControlConfig, SamplerConfig
 from maskdiff.errors import CanvasError, ConfigError
+from maskdiff.models.ngram_denoiser import NGramDenoiser
 from maskdiff.sampling import Canvas, Sampler
 from maskdiff.tasks.arguments import as_list, verb
 from maskdiff.tasks.completing import completing
@@ -83,7 +84,9 @@ generate = as_list("generate", generating)  # the same as a list
 def draws_ends(loaded: Loaded, sampler: SamplerConfig | Sampler | None) -> bool:
     """Return whether a sampler draws the end of a string, too, so that it gets no length."""
     own = isinstance(sampler, SamplerConfig) and sampler.sampler == "autoregressive"
-    return (own or sampler is None) and not loaded.length_conditioned
+    if not own and sampler is not None:
+        return False
+    return not loaded.length_conditioned or isinstance(loaded.denoiser, NGramDenoiser)
 
 
 def _draw_to_end(

@@ -38,6 +38,7 @@ SEEDS = 12  # strings to which a second edit is added
 EDIT = -3.5  # nats, roughly log p of an edit at some place, to compare numbers of edits
 EDITED = 100  # strings that the model scores, and how far below the best they may be, in nats
 MARGIN = 25.0
+FILLINGS = 48  # of the blanks of a text, by the n-gram
 CONTINUATIONS = 48  # strings of which a text may be the beginning
 NEAREST = 64  # strings of least edits that are scored
 CLOSE = 8  # likeliest candidates, and as many of fewest edits, whose neighbours are tested
@@ -52,8 +53,8 @@ def channel_candidates(
 
     They come from the likely edits by the n-gram and from the beam; under a grammar from the beam
     under it and from the strings of least edits; with `holds` also from true strings near all of
-    those. Without a grammar the beam is left out where the edits are few and there is an n-gram.
-    Of a text that lost its end, they are continuations by the n-gram.
+    those. Without a grammar and without blanks the beam is left out where the edits are few and
+    there is an n-gram. Of a text that lost its end, they are continuations by the n-gram.
     """
     if isinstance(scorer.channel, Truncation):
         return _continued(scorer, damaged)
@@ -61,10 +62,11 @@ def channel_candidates(
     grammar = scorer.loaded.constraint("cpu") if constraints.grammar else None
     edited = [_edited(scorer, item) for item in damaged]
     scorer.add_proposed(pools, edited)
+    mask = scorer.loaded.language.vocabulary.mask
     searched = [
         pool
         for pool, strings in zip(pools, edited, strict=True)
-        if grammar is not None or trace or scorer.wide or not strings
+        if grammar is not None or trace or scorer.wide or not strings or mask in pool.damaged.tokens
     ]
     rows = [pool.damaged.tokens for pool in searched]
     certain = [pool.damaged.certain for pool in searched]
@@ -84,21 +86,24 @@ def channel_candidates(
 
 
 def _edited(scorer: CandidateScorer, item: Damaged) -> list[Tokens]:
-    """The text, and strings a few edits away that the n-gram finds likely.
+    """The text with its blanks filled, and strings a few edits away that the n-gram finds likely.
 
     Edits are added one at a time to the likeliest strings so far: at least `DEPTH` of them, and
-    more as long as they help. A text with blanks has none.
+    more as long as they help.
     """
     ngram, language = scorer.loaded.ngram, scorer.loaded.language
-    if ngram is None or not item.tokens or language.vocabulary.mask in item.tokens:
+    if ngram is None or not item.tokens:
         return []
-    given = tuple(item.tokens)
-    seeds, found = [(0.0, given)], {given: float(ngram.log_probs([given])[0])}
-    certain = {given: item.certain}  # the positions in each string
+    filled = [tuple(item.tokens)]
+    if language.vocabulary.mask in item.tokens:
+        filled = likely_continuations(ngram, item.tokens, FILLINGS, len(item.tokens))
+    found = dict(zip(filled, ngram.log_probs(filled).tolist(), strict=True))
+    seeds = [(0.0, tokens) for tokens in filled[:SEEDS]]
+    certain = dict.fromkeys(filled, item.certain)  # the positions in each string
     least, most = scorer.constraints.edits or (0, DEEPEST)
     if scorer.constraints.max_edits is not None:
         most = min(most, scorer.constraints.max_edits)
-    top, near = -math.inf, set() if least == 0 else {given}  # strings with too few edits
+    top, near = -math.inf, set() if least == 0 else {*filled}  # strings with too few edits
     for depth in range(min(DEEPEST, most)):
         reached: dict[Tokens, float] = {}
         for cost, tokens in seeds:
@@ -112,7 +117,7 @@ def _edited(scorer: CandidateScorer, item: Damaged) -> list[Tokens]:
         best = sorted(reached, key=lambda made: -reached[made])[:SEEDS]
         costs = [reached[made] for made in best] - ngram.log_probs(best)
         seeds = list(zip(costs.tolist(), best, strict=True))
-        if depth >= DEPTH - 1 and (not best or reached[best[0]] <= top):
+        if depth + 1 >= max(DEPTH, least) and (not best or reached[best[0]] <= top):
             break
         top = max(top, reached[best[0]]) if best else top
     low, high = language.min_symbols, language.max_symbols
@@ -182,7 +187,8 @@ def _excluded(found: Sequence[RepairCandidate], constraints: RepairConstraints) 
     near = min((c.distance for c in found), key=lambda n: max(low - n, n - high))
     if low <= near <= high:
         return f"the text itself is the only string found with {wanted} edits; broken excludes it"
-    return f"no string found needs {wanted} edits, the nearest needs {near}; change edits"
+    advice = f"give edits from 0 to {DEEPEST}" if low > DEEPEST else "change edits"
+    return f"no string found needs {wanted} edits, the nearest needs {near}; {advice}"
 
 
 def _no_string(scorer: CandidateScorer, pool: CandidatePool) -> str:

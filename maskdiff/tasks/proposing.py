@@ -26,7 +26,7 @@ from maskdiff.tasks.candidates import (
 )
 from maskdiff.tasks.results import Result
 from maskdiff.tasks.search import explain
-from maskdiff.text.edits import edit_script
+from maskdiff.text.edits import edit_distance, edit_script
 from maskdiff.utils.deadline import Deadline
 
 if TYPE_CHECKING:
@@ -103,6 +103,11 @@ def _edited(scorer: CandidateScorer, item: Damaged) -> list[Tokens]:
     least, most = scorer.constraints.edits or (0, DEEPEST)
     if scorer.constraints.max_edits is not None:
         most = min(most, scorer.constraints.max_edits)
+
+    def distance(made: Tokens) -> int:
+        text = language.vocabulary.decode(made)
+        return edit_distance(item.text, text, language.vocabulary.blank)
+
     top, near = -math.inf, set() if least == 0 else {*filled}  # strings with too few edits
     for depth in range(min(DEEPEST, most)):
         reached: dict[Tokens, float] = {}
@@ -114,7 +119,10 @@ def _edited(scorer: CandidateScorer, item: Damaged) -> list[Tokens]:
                     certain.setdefault(made, _shifted(kept, tokens, made))
         found |= reached
         near |= reached.keys() if depth + 1 < least else set()
-        best = sorted(reached, key=lambda made: -reached[made])[:SEEDS]
+        ranked = sorted(reached, key=lambda made: -reached[made])
+        if depth + 1 <= least:  # no edit undoes or repeats an earlier one
+            ranked = [made for made in ranked[:NEIGHBOURS] if distance(made) == depth + 1]
+        best = ranked[:SEEDS]
         costs = [reached[made] for made in best] - ngram.log_probs(best)
         seeds = list(zip(costs.tolist(), best, strict=True))
         if depth + 1 >= max(DEPTH, least) and (not best or reached[best[0]] <= top):

@@ -301,6 +301,11 @@ def best_result(
     )
 
 
+def share_of(pool: CandidatePool, text: str, constraints: RepairConstraints) -> float | None:
+    """Return the probability of a candidate among those that fit; None if none has one."""
+    return _probability(pool.candidates[text], pool.fitting(constraints), constraints)
+
+
 def _probability(
     best: RepairCandidate, possible: Sequence[RepairCandidate], constraints: RepairConstraints
 ) -> float | None:

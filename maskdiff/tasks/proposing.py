@@ -134,6 +134,16 @@ def _edited(scorer: CandidateScorer, item: Damaged) -> list[Tokens]:
     return [made for made in ranked[:EDITED] if found[made] > found[ranked[0]] - MARGIN]
 
 
+def likely_originals(scorer: CandidateScorer, item: Damaged) -> list[Tokens]:
+    """Return the strings that are likely by the n-gram: near the text, or continuations of it."""
+    if not isinstance(scorer.channel, Truncation):
+        return _edited(scorer, item)
+    ngram, language = scorer.loaded.ngram, scorer.loaded.language
+    assert ngram is not None
+    made = likely_continuations(ngram, item.tokens, CONTINUATIONS, language.max_symbols)
+    return [string for string in made if len(string) >= language.min_symbols]
+
+
 def _shifted(places: frozenset[int], tokens: Tokens, made: Tokens) -> frozenset[int]:
     """The positions of symbols of `tokens` in `made`, which is one edit of others away."""
     if not places:
@@ -145,13 +155,10 @@ def _shifted(places: frozenset[int], tokens: Tokens, made: Tokens) -> frozenset[
 
 def _continued(scorer: CandidateScorer, damaged: Sequence[Damaged]) -> list[CandidatePool]:
     """The likeliest strings that begin like each text, by the n-gram."""
-    pools, loaded = [CandidatePool(item) for item in damaged], scorer.loaded
-    low, high = loaded.language.min_symbols, loaded.language.max_symbols
-    assert loaded.ngram is not None
+    pools = [CandidatePool(item) for item in damaged]
     for pool in pools:
-        loaded.deadline.check()
-        made = likely_continuations(loaded.ngram, pool.damaged.tokens, CONTINUATIONS, high)
-        scorer.add_proposed([pool], [[string for string in made if len(string) >= low]])
+        scorer.loaded.deadline.check()
+        scorer.add_proposed([pool], [likely_originals(scorer, pool.damaged)])
         pool.evaluations += 1  # of the causal mode, for all candidates together
     return pools
 

@@ -22,10 +22,16 @@ from maskdiff.tasks.candidates import (
     RepairConstraints,
     best_result,
     positions,
+    share_of,
     too_many_edits,
 )
 from maskdiff.tasks.editing import CERTAIN
-from maskdiff.tasks.proposing import channel_candidates, nearest_candidates, no_repair
+from maskdiff.tasks.proposing import (
+    channel_candidates,
+    likely_originals,
+    nearest_candidates,
+    no_repair,
+)
 from maskdiff.tasks.reading import verb
 from maskdiff.tasks.results import (
     BATCH,
@@ -199,9 +205,18 @@ def _unchanged(
         if _valid(language, item.text, constraints.holds)
     }
     scorer.add_proposed([*pools.values()], [[tuple(good.pop(i))] for i in pools])
-    return {
+    made = {
         i: best_result(pool, language, constraints) or no_repair(scorer, pool)
         for i, pool in pools.items()
+    }
+    if constraints.by_edits or scorer.loaded.ngram is None:
+        return made
+    # The probability that a text is right is its share among the likely originals that parse.
+    rivals = [likely_originals(scorer, pool.damaged) for pool in pools.values()]
+    scorer.add_proposed([*pools.values()], rivals)
+    return {
+        i: replace(result, probability=share_of(pools[i], result.text, constraints), evaluations=1)
+        for i, result in made.items()
     }
 
 

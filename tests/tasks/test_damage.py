@@ -208,6 +208,20 @@ def test_the_constraint_that_excludes_every_candidate_is_named(
     assert re.search(reason, result.error)
 
 
+@pytest.mark.parametrize("settings", [{}, {"damage": "truncation"}])
+def test_a_text_that_parses_stays_and_is_not_certain(
+    both: Loaded, settings: dict[str, Any]
+) -> None:
+    """Its probability is its share among the strings that parse."""
+    texts = ["(+12)=3", "(*45)=20", "(+12)=4"]
+    for text, result in zip(
+        texts, tasks.repair(both, texts, grammar=True, **settings), strict=True
+    ):
+        assert result.text == text
+        assert result.probability is not None
+        assert 0.0 < result.probability < 1.0
+
+
 @pytest.mark.slow
 def test_a_text_that_parses_changes_if_it_is_broken(both: Loaded) -> None:
     """By least edits, too, which otherwise returns it."""

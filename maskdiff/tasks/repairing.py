@@ -57,6 +57,7 @@ REPAIR_METHODS = ("channel", "draft", "least_edits")
 REWRITE = Unmask(
     schedule=Everything(), steps=0, stage_steps=1, rewrite=True, draw=Draw(temperature=0.0)
 )
+SLACK = 2  # change of the length by the beam, if none is given
 MAX_RATIO = 2  # of the length of a damaged text to the longest string of the language
 
 
@@ -71,7 +72,7 @@ def repair(
     damage: str | Damage | Truncation = "edits",
     sigma: float | None = None,
     beam: int = 16,
-    slack: int = 2,
+    slack: int | None = None,
     steps: int = 3,
     grammar: bool = False,
     holds: bool = False,
@@ -97,7 +98,8 @@ def repair(
         edits: Least and greatest number of edits; a transposition is one, a filled blank none.
         damage: One of `DAMAGES`, `noise` (that of the training), or what `fit_damage` returns.
         sigma: Share of symbols damaged by the training noise, in (0, 1]; implies `noise`.
-        slack: Maximal change of the length by `channel`.
+        slack: Maximal change of the length by `channel`; longer and shorter strings come last. By
+            default the beam changes it by at most `SLACK`, and the edits by the n-gram by any.
         grammar: Every result parses. A text that parses stays unless `broken` or `edits` forbid it.
         holds: As `grammar`, true candidates first. A text that parses stays if none is true.
         max_edits: More insertions, deletions and replacements are an error; filled blanks are free.
@@ -112,9 +114,10 @@ def repair(
     by_edits = method == "least_edits"
     constraints = RepairConstraints(
         grammar or holds or by_edits, holds, max_edits, edits, broken, top, candidates, by_edits,
-        same_length=slack == 0 and method == "channel",
+        slack=slack if method == "channel" else None,
     )  # fmt: skip
-    search = _Search(method, damage, sigma, beam, slack, steps, batch_size, trace)
+    width = SLACK if slack is None else slack
+    search = _Search(method, damage, sigma, beam, width, steps, batch_size, trace)
     keys = new_keys(len(texts), source or seeded(seed))
     return _repaired(loaded, texts, search, constraints, tuple(certain), keys)
 

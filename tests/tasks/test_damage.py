@@ -107,6 +107,18 @@ def test_the_search_reaches_the_least_number_of_edits(fit: Loaded, edits: int) -
     assert edit_distance("a=17", result.text) == edits
 
 
+def test_slack_bounds_the_edits_by_the_ngram(fit: Loaded) -> None:
+    """The probability is that among the strings within the bound."""
+    text, lost = "a=17", Damage(0.0, 1.0, 0.0, 0.0)
+    (free,) = tasks.repair(fit, [text], damage=lost, edits=(3, 3))
+    assert len(free.text) == len(text) + 3
+    for slack in (1, 2):
+        (bound,) = tasks.repair(fit, [text], damage=lost, edits=(1, 3), slack=slack)
+        assert len(text) < len(bound.text) <= len(text) + slack
+        assert bound.probability is not None
+        assert bound.probability > 1e-3
+
+
 def test_two_edits_undo_two_edits(fit: Loaded) -> None:
     """A transposition is one edit."""
     (result,) = tasks.repair(fit, ["a=17;=b4"], edits=(1, 1))

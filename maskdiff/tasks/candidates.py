@@ -308,8 +308,11 @@ def best_result(
 
 
 def share_of(pool: CandidatePool, text: str, constraints: RepairConstraints) -> float | None:
-    """Return the probability of a candidate among those that fit; None if none has one."""
-    return _probability(pool.candidates[text], pool.fitting(constraints), constraints)
+    """Return the probability of a candidate among those that fit; None if it has none."""
+    fitting = {candidate.text: candidate for candidate in pool.fitting(constraints)}
+    return (
+        _probability(fitting[text], [*fitting.values()], constraints) if text in fitting else None
+    )
 
 
 def _probability(

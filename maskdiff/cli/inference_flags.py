@@ -89,7 +89,8 @@ def _add_repair(verbs: Any) -> None:
     _flag(verb, "--damage", "KIND", kinds, str, "edits")
     share = "share of symbols that the training noise damaged; implies --damage noise"
     _flag(verb, "--sigma", "S", share, cli.share)
-    _flag(verb, "--slack", "N", "the length changes by at most N (default 2)", CHANGE, 2)
+    slack = "the length changes by at most N (default: 2 in the beam, any by edits of the n-gram)"
+    _flag(verb, "--slack", "N", slack, CHANGE)
     _switch(verb, "--grammar", "only strings that parse; one that parses stays as it is")
     _switch(verb, "--holds", "strings that are true before others that parse")
     _flag(verb, "--max_edits", "N", "at most N insertions, deletions and replacements", CHANGE)

@@ -65,6 +65,11 @@ class TreeCache:
         """Bytes that a node takes. While the cache grows, it takes twice as many."""
         return (self.keys.nbytes + self.values.nbytes) // self.keys.size(1) + 4 * SEGMENT + 16
 
+    @property
+    def gathered_bytes(self) -> int:
+        """Bytes of the keys and values of an ancestor that a pass gathers for a node."""
+        return 2 * self.keys[0, 0].nbytes
+
     def read(self, nodes: Tensor, chain: bool = False) -> None:
         """Make `nodes` those being read; their parents were read before, or are among them.
 

@@ -137,7 +137,7 @@ class NGramDenoiser:
 
     def start_tree(self) -> NGramTree:
         """Return the empty store of a tree of histories."""
-        return NGramTree()
+        return NGramTree(self.ngram.reach)
 
     def tree_logits(
         self, tokens: Tensor, parents: Tensor, from_end: Tensor, cache: NGramTree
@@ -212,10 +212,12 @@ class NGramStream:
 
 
 class NGramTree:
-    """The contexts of the nodes of a tree of histories."""
+    """The contexts of the nodes of a tree of histories, of `reach` symbols each."""
 
-    def __init__(self) -> None:
+    def __init__(self, reach: int) -> None:
         self.contexts: list[tuple[int, ...]] = []
+        self.node_bytes = 8 * (reach + 8)  # pointers of a tuple
+        self.gathered_bytes = 8  # an ancestor is read from the context of a node
 
     def forget(self, nodes: int) -> None:
         """Remove all but the first nodes."""

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from maskdiff.errors import ConfigError, nearest, quote
-from maskdiff.repair.channel import Channel
+from maskdiff.repair.channel import FLOOR, Channel
 from maskdiff.repair.neighbours import EditWeights
 from maskdiff.repair.truncation import Truncation
 
@@ -131,6 +131,8 @@ class Damage:
             delete=log(self.insert / symbols),
             replace=log(self.replace / symbols),
             transpose=log(self.swap),
+            confusion=_log_factors(self.confusion, symbols),
+            inserted=_log_factors(self.inserted, symbols),
         )
 
 
@@ -151,6 +153,13 @@ class FewEdits:
         """Return log p(y | x), see `channel_log_probs`."""
         channel = self.damage.channel(vocabulary, self.broken, len(damaged))
         return channel.log_probs(damaged, texts, vocabulary, certain)
+
+
+def _log_factors(shares: Tensor | None, symbols: int) -> NDArray[np.float64] | None:
+    """Logarithms of shares relative to uniform ones."""
+    if shares is None:
+        return None
+    return (shares.double() * symbols).clamp(min=FLOOR).log().numpy()
 
 
 def _normal(shares: Tensor | None) -> NDArray[np.float64] | None:

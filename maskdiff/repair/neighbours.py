@@ -33,12 +33,17 @@ class EditWeights:
         delete: A spurious symbol is removed.
         replace: A wrong symbol is replaced.
         transpose: Two neighbouring symbols change places.
+        confusion: (symbols, symbols) summands of `replace` for the original symbol of a row that
+            was written as that of a column; None for 0. Symbols are `inner_ids`.
+        inserted: (symbols,) summands of `delete` for each spurious symbol; None for 0.
     """
 
     insert: float = 0.0
     delete: float = 0.0
     replace: float = 0.0
     transpose: float = 0.0
+    confusion: Floats | None = None
+    inserted: Floats | None = None
 
 
 @dataclass
@@ -79,7 +84,7 @@ def likely_neighbours(
     before = np.concatenate(([0.0], np.cumsum(log_p)))  # of the first i symbols, (n + 2,)
     after = before[-1] - before  # of those from position i on
     groups = _written(model, string, free, weights, before[: n + 1])
-    groups += _moved(string, free, weights, before[: n + 1])
+    groups += _moved(model, string, free, weights, before[: n + 1])
     found: dict[Tokens, float] = {}
     for edits in groups:
         scored = _evaluate(model, string, edits, after, count)
@@ -107,6 +112,8 @@ def _written(
     for weight, rows, width in ((weights.insert, n + 1, 0), (weights.replace, n, 1)):
         score = log_next[:rows] + weight
         if width:
+            if weights.confusion is not None:
+                score = score + weights.confusion[:, _places(model, string)].T
             score = np.where(free[:, None] & (string[:, None] != symbols), score, -np.inf)
         start, symbol = np.nonzero(score > -np.inf)
         made.append(_Edits(start, start + width, symbols[symbol][:, None], score[start, symbol]))
@@ -114,7 +121,7 @@ def _written(
 
 
 def _moved(
-    string: Ints, free: NDArray[np.bool_], weights: EditWeights, before: Floats
+    model: NGram, string: Ints, free: NDArray[np.bool_], weights: EditWeights, before: Floats
 ) -> list[_Edits]:
     """Deletions and transpositions, of which nothing is evaluated yet."""
     n = len(string)
@@ -122,12 +129,19 @@ def _moved(
     if n > 1 and weights.delete > -np.inf:
         start = np.flatnonzero(free)
         score = before[start] + weights.delete
+        if weights.inserted is not None:
+            score = score + weights.inserted[_places(model, string[start])]
         made.append(_Edits(start, start + 1, np.empty((len(start), 0), dtype=np.int64), score))
     if weights.transpose > -np.inf:
         start = np.flatnonzero(free[:-1] & free[1:] & (string[:-1] != string[1:]))
         written = np.stack((string[start + 1], string[start]), axis=1)
         made.append(_Edits(start, start + 2, written, before[start] + weights.transpose))
     return made
+
+
+def _places(model: NGram, tokens: Ints) -> Ints:
+    """The places of inner tokens in `inner_ids`."""
+    return np.searchsorted(model.vocabulary.inner_ids, tokens)
 
 
 def _join(parts: Sequence[_Edits]) -> _Edits:

@@ -43,7 +43,7 @@ class CausalBackend:
     shared between them, so that `forward_tokens` is the cost of any backend with a key/value cache.
 
     Args:
-        loaded: A model that is not length-conditioned, and predicts the next token.
+        loaded: A model that is not length-conditioned, and predicts the next token; an n-gram is.
         name: Of the backend.
         memory: Bytes of what is kept between requests. A call of `next_step` adds `token_bytes` for
             each token of its own.
@@ -57,7 +57,7 @@ class CausalBackend:
     )
 
     def __init__(self, loaded: Loaded, name: str = "causal", memory: int = MEMORY) -> None:
-        if loaded.length_conditioned:
+        if loaded.denoiser.config.causal_length:
             raise ConfigError(
                 "this model is conditioned on the length of its strings, so it cannot continue "
                 "half an answer; take one trained with causal_length: false, such as "
@@ -166,8 +166,7 @@ class CausalBackend:
 
     def _extend(self, parents: list[int], new: list[int], deepest: int) -> Tensor:
         """(n, vocab) log-probabilities after new nodes; a pass gathers a bounded number of keys."""
-        keys = self.tree.cache.keys
-        size = max(1, PASS // (2 * keys[0, 0].nbytes * (deepest + 1)))
+        size = max(1, PASS // (self.tree.cache.gathered_bytes * (deepest + 1)))
         passes = [len(new)] if len(new) <= size else _passes(parents, self.nodes, size)
         pairs = zip(
             torch.tensor(parents).split(passes), torch.tensor(new).split(passes), strict=True

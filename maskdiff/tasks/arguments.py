@@ -103,7 +103,7 @@ READERS: dict[str, ArgumentReader] = {
     "sigma": optional(arguments.real(0.0, 1.0)),
     "beam": arguments.integer(1, MAX_BEAM),
     "candidates": arguments.integer(1, MOST_CANDIDATES),
-    "slack": arguments.integer(0, MAX_CHANGE),
+    "slack": optional(arguments.integer(0, MAX_CHANGE)),
     "steps": arguments.integer(1, 10**6),
     "max_edits": optional(arguments.integer(0, MAX_CHANGE)),
     "top": arguments.integer(1, MAX_ALTERNATIVES),

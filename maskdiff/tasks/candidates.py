@@ -41,7 +41,8 @@ class RepairConstraints:
         top: Number of answers.
         look: Number of candidates (at least `top`) among which a valid one is sought.
         by_edits: Fewer edits are better, whatever the probability.
-        same_length: Strings as long as the input come first, and log p(n) is left out.
+        slack: Strings whose length differs by at most so much from that of the input come first;
+            if it is 0, log p(n) is left out. None for no such bound.
     """
 
     grammar: bool = False
@@ -52,12 +53,17 @@ class RepairConstraints:
     top: int = 1
     look: int = CANDIDATES
     by_edits: bool = False
-    same_length: bool = False
+    slack: int | None = None
 
     @property
     def may_stay(self) -> bool:
         """Whether an input without blanks may be its own answer."""
         return not self.broken and (self.edits is None or self.edits[0] == 0)
+
+    def resizes(self, candidate: RepairCandidate) -> bool:
+        """Return whether it changes the length by more than `slack`."""
+        change = abs(len(candidate.text) - len(candidate.damaged.text))
+        return self.slack is not None and change > self.slack
 
 
 @dataclass(frozen=True)
@@ -150,7 +156,7 @@ class RepairCandidate:
     def key(self, constraints: RepairConstraints) -> tuple[bool, bool, float, float]:
         """Return the key to sort by, best first; ties keep the order in which they were found."""
         wrong = constraints.holds and not self.holds
-        resized = constraints.same_length and len(self.text) != len(self.damaged.text)
+        resized = constraints.resizes(self)
         if constraints.by_edits:
             return resized, wrong, self.edits, 0.0
         return resized, wrong, -self.total, self.edits if self.total == -math.inf else 0.0
@@ -216,7 +222,7 @@ class CandidateScorer:
         """Score proposals and add them; the causal mode evaluates those of all pools together."""
         language = self.loaded.language
         decode = language.vocabulary.decode
-        prior = length_prior(self.loaded, 0 if self.constraints.same_length else 1)
+        prior = length_prior(self.loaded, 0 if self.constraints.slack == 0 else 1)
         # log p(x | n) of all proposals that no pool has yet.
         new = [
             [tokens for tokens in dict.fromkeys(strings) if decode(tokens) not in pool.candidates]
@@ -303,15 +309,22 @@ def best_result(
     )
 
 
+def share_of(pool: CandidatePool, text: str, constraints: RepairConstraints) -> float | None:
+    """Return the probability of a candidate among those that fit; None if it has none."""
+    fitting = {candidate.text: candidate for candidate in pool.fitting(constraints)}
+    return (
+        _probability(fitting[text], [*fitting.values()], constraints) if text in fitting else None
+    )
+
+
 def _probability(
     best: RepairCandidate, possible: Sequence[RepairCandidate], constraints: RepairConstraints
 ) -> float | None:
     """The probability of the answer among what is possible; None if nothing has a probability."""
     if constraints.by_edits or best.total == -math.inf:
         return None
-    size = len(best.damaged.text)
-    if constraints.same_length and len(best.text) == size:  # log p(n) is left out
-        possible = [c for c in possible if len(c.text) == size]
+    if not constraints.resizes(best):
+        possible = [c for c in possible if not constraints.resizes(c)]
     return min(1.0, _shares(possible)[best.text])
 
 

@@ -26,7 +26,7 @@ from maskdiff.tasks.candidates import (
 )
 from maskdiff.tasks.results import Result
 from maskdiff.tasks.search import explain
-from maskdiff.text.edits import edit_script
+from maskdiff.text.edits import edit_distance, edit_script
 from maskdiff.utils.deadline import Deadline
 
 if TYPE_CHECKING:
@@ -39,6 +39,7 @@ EDIT = -3.5  # nats, roughly log p of an edit at some place, to compare numbers 
 EDITED = 100  # strings that the model scores, and how far below the best they may be, in nats
 MARGIN = 25.0
 FEWEST = 50  # strings of the fewest edits that it scores even if others are likelier by the n-gram
+FILLINGS = 48  # of the blanks of a text, by the n-gram
 CONTINUATIONS = 48  # strings of which a text may be the beginning
 NEAREST = 64  # strings of least edits that are scored
 CLOSE = 8  # likeliest candidates, and as many of fewest edits, whose neighbours are tested
@@ -53,8 +54,8 @@ def channel_candidates(
 
     They come from the likely edits by the n-gram and from the beam; under a grammar from the beam
     under it and from the strings of least edits; with `holds` also from true strings near all of
-    those. Without a grammar the beam is left out where the edits are few and there is an n-gram.
-    Of a text that lost its end, they are continuations by the n-gram.
+    those. Without a grammar and without blanks the beam is left out where the edits are few and
+    there is an n-gram. Of a text that lost its end, they are continuations by the n-gram.
     """
     if isinstance(scorer.channel, Truncation):
         return _continued(scorer, damaged)
@@ -62,10 +63,11 @@ def channel_candidates(
     grammar = scorer.loaded.constraint("cpu") if constraints.grammar else None
     edited = [_edited(scorer, item) for item in damaged]
     scorer.add_proposed(pools, edited)
+    mask = scorer.loaded.language.vocabulary.mask
     searched = [
         pool
         for pool, strings in zip(pools, edited, strict=True)
-        if grammar is not None or trace or scorer.wide or not strings
+        if grammar is not None or trace or scorer.wide or not strings or mask in pool.damaged.tokens
     ]
     rows = [pool.damaged.tokens for pool in searched]
     certain = [pool.damaged.certain for pool in searched]
@@ -85,22 +87,30 @@ def channel_candidates(
 
 
 def _edited(scorer: CandidateScorer, item: Damaged) -> list[Tokens]:
-    """The text, and strings a few edits away that the n-gram finds likely.
+    """The text with its blanks filled, and strings a few edits away that the n-gram finds likely.
 
     Edits are added one at a time to the likeliest strings so far: at least `DEPTH` of them, and
-    more as long as they help. A text with blanks has none.
+    more as long as they help.
     """
     ngram, language = scorer.loaded.ngram, scorer.loaded.language
-    if ngram is None or not item.tokens or language.vocabulary.mask in item.tokens:
+    if ngram is None or not item.tokens:
         return []
-    given = tuple(item.tokens)
-    seeds, found = [(0.0, given)], {given: float(ngram.log_probs([given])[0])}
-    certain = {given: item.certain}  # the positions in each string
+    filled = [tuple(item.tokens)]
+    if language.vocabulary.mask in item.tokens:
+        filled = likely_continuations(ngram, item.tokens, FILLINGS, len(item.tokens))
+    found = dict(zip(filled, ngram.log_probs(filled).tolist(), strict=True))
+    seeds = [(0.0, tokens) for tokens in filled[:SEEDS]]
+    certain = dict.fromkeys(filled, item.certain)  # the positions in each string
     least, most = scorer.constraints.edits or (0, DEEPEST)
     if scorer.constraints.max_edits is not None:
         most = min(most, scorer.constraints.max_edits)
-    top, near = -math.inf, set() if least == 0 else {given}  # strings with too few edits
+
+    def distance(made: Tokens) -> int:
+        text = language.vocabulary.decode(made)
+        return edit_distance(item.text, text, language.vocabulary.blank)
+
     fewest: Collection[Tokens] = ()  # strings of one edit, or of `least`
+    top, near = -math.inf, set() if least == 0 else {*filled}  # strings with too few edits
     for depth in range(min(DEEPEST, most)):
         reached: dict[Tokens, float] = {}
         for cost, tokens in seeds:
@@ -112,10 +122,13 @@ def _edited(scorer: CandidateScorer, item: Damaged) -> list[Tokens]:
         found |= reached
         near |= reached.keys() if depth + 1 < least else set()
         fewest = fewest or (reached if depth + 1 >= least else ())
-        best = sorted(reached, key=lambda made: -reached[made])[:SEEDS]
+        ranked = sorted(reached, key=lambda made: -reached[made])
+        if depth + 1 <= least:  # no edit undoes or repeats an earlier one
+            ranked = [made for made in ranked[:NEIGHBOURS] if distance(made) == depth + 1]
+        best = ranked[:SEEDS]
         costs = [reached[made] for made in best] - ngram.log_probs(best)
         seeds = list(zip(costs.tolist(), best, strict=True))
-        if depth >= DEPTH - 1 and (not best or reached[best[0]] <= top):
+        if depth + 1 >= max(DEPTH, least) and (not best or reached[best[0]] <= top):
             break
         top = max(top, reached[best[0]]) if best else top
     low, high = language.min_symbols, language.max_symbols
@@ -124,6 +137,16 @@ def _edited(scorer: CandidateScorer, item: Damaged) -> list[Tokens]:
     likely = [made for made in ranked[:EDITED] if found[made] > found[ranked[0]] - MARGIN]
     simple = [made for made in ranked if made in fewest][:FEWEST]
     return list(dict.fromkeys((*likely, *simple)))
+
+
+def likely_originals(scorer: CandidateScorer, item: Damaged) -> list[Tokens]:
+    """Return the strings that are likely by the n-gram: near the text, or continuations of it."""
+    if not isinstance(scorer.channel, Truncation):
+        return _edited(scorer, item)
+    ngram, language = scorer.loaded.ngram, scorer.loaded.language
+    assert ngram is not None
+    made = likely_continuations(ngram, item.tokens, CONTINUATIONS, language.max_symbols)
+    return [string for string in made if len(string) >= language.min_symbols]
 
 
 def _shifted(places: frozenset[int], tokens: Tokens, made: Tokens) -> frozenset[int]:
@@ -137,13 +160,10 @@ def _shifted(places: frozenset[int], tokens: Tokens, made: Tokens) -> frozenset[
 
 def _continued(scorer: CandidateScorer, damaged: Sequence[Damaged]) -> list[CandidatePool]:
     """The likeliest strings that begin like each text, by the n-gram."""
-    pools, loaded = [CandidatePool(item) for item in damaged], scorer.loaded
-    low, high = loaded.language.min_symbols, loaded.language.max_symbols
-    assert loaded.ngram is not None
+    pools = [CandidatePool(item) for item in damaged]
     for pool in pools:
-        loaded.deadline.check()
-        made = likely_continuations(loaded.ngram, pool.damaged.tokens, CONTINUATIONS, high)
-        scorer.add_proposed([pool], [[string for string in made if len(string) >= low]])
+        scorer.loaded.deadline.check()
+        scorer.add_proposed([pool], [likely_originals(scorer, pool.damaged)])
         pool.evaluations += 1  # of the causal mode, for all candidates together
     return pools
 
@@ -187,7 +207,8 @@ def _excluded(found: Sequence[RepairCandidate], constraints: RepairConstraints) 
     near = min((c.distance for c in found), key=lambda n: max(low - n, n - high))
     if low <= near <= high:
         return f"the text itself is the only string found with {wanted} edits; broken excludes it"
-    return f"no string found needs {wanted} edits, the nearest needs {near}; change edits"
+    advice = f"give edits from 0 to {DEEPEST}" if low > DEEPEST else "change edits"
+    return f"no string found needs {wanted} edits, the nearest needs {near}; {advice}"
 
 
 def _no_string(scorer: CandidateScorer, pool: CandidatePool) -> str:

@@ -23,10 +23,16 @@ from maskdiff.tasks.candidates import (
     RepairConstraints,
     best_result,
     positions,
+    share_of,
     too_many_edits,
 )
 from maskdiff.tasks.editing import CERTAIN
-from maskdiff.tasks.proposing import channel_candidates, nearest_candidates, no_repair
+from maskdiff.tasks.proposing import (
+    channel_candidates,
+    likely_originals,
+    nearest_candidates,
+    no_repair,
+)
 from maskdiff.tasks.results import Result, encode_requests, instead_of_holds, merge
 from maskdiff.tasks.running import BATCH, canvas_of, run_sampler, seeded
 from maskdiff.text.edits import edit_cost
@@ -43,6 +49,7 @@ REPAIR_METHODS = ("channel", "draft", "least_edits")
 REWRITE = Unmask(
     schedule=Everything(), steps=0, stage_steps=1, rewrite=True, draw=Draw(temperature=0.0)
 )
+SLACK = 2  # change of the length by the beam, if none is given
 MAX_RATIO = 2  # of the length of a damaged text to the longest string of the language
 
 
@@ -57,7 +64,7 @@ def repair(
     damage: str | Damage | Truncation = "edits",
     sigma: float | None = None,
     beam: int = 16,
-    slack: int = 2,
+    slack: int | None = None,
     steps: int = 3,
     grammar: bool = False,
     holds: bool = False,
@@ -83,7 +90,8 @@ def repair(
         edits: Least and greatest number of edits; a transposition is one, a filled blank none.
         damage: One of `DAMAGES`, `noise` (that of the training), or what `fit_damage` returns.
         sigma: Share of symbols damaged by the training noise, in (0, 1]; implies `noise`.
-        slack: Maximal change of the length by `channel`.
+        slack: Maximal change of the length by `channel`; longer and shorter strings come last. By
+            default the beam changes it by at most `SLACK`, and the edits by the n-gram by any.
         grammar: Every result parses. A text that parses stays unless `broken` or `edits` forbid it.
         holds: As `grammar`, true candidates first. A text that parses stays if none is true.
         max_edits: More insertions, deletions and replacements are an error; filled blanks are free.
@@ -98,9 +106,10 @@ def repair(
     by_edits = method == "least_edits"
     constraints = RepairConstraints(
         grammar or holds or by_edits, holds, max_edits, edits, broken, top, candidates, by_edits,
-        same_length=slack == 0 and method == "channel",
+        slack=slack if method == "channel" else None,
     )  # fmt: skip
-    search = _Search(method, damage, sigma, beam, slack, steps, batch_size, trace)
+    width = SLACK if slack is None else slack
+    search = _Search(method, damage, sigma, beam, width, steps, batch_size, trace)
     keys = new_keys(len(texts), source or seeded(seed))
     return _repaired(loaded, texts, search, constraints, tuple(certain), keys)
 
@@ -191,9 +200,18 @@ def _unchanged(
         if _valid(language, item.text, constraints.holds)
     }
     scorer.add_proposed([*pools.values()], [[tuple(good.pop(i))] for i in pools])
-    return {
+    made = {
         i: best_result(pool, language, constraints) or no_repair(scorer, pool)
         for i, pool in pools.items()
+    }
+    if constraints.by_edits or scorer.loaded.ngram is None:
+        return made
+    # The probability that a text is right is its share among the likely originals that parse.
+    rivals = [likely_originals(scorer, pool.damaged) for pool in pools.values()]
+    scorer.add_proposed([*pools.values()], rivals)
+    return {
+        i: replace(result, probability=share_of(pools[i], result.text, constraints), evaluations=1)
+        for i, result in made.items()
     }
 
 

@@ -25,7 +25,7 @@ from maskdiff.sampling import (
     cut_short,
     penalised,
 )
-from maskdiff.sampling.presets import make_sampler
+from maskdiff.sampling.presets import PRESETS, make_sampler
 from maskdiff.tasks.results import Result, ended, judged, only_complete
 
 if TYPE_CHECKING:
@@ -57,11 +57,21 @@ def ready_sampler(
     if not isinstance(sampler, SamplerConfig):
         made = sampler
     else:
-        made, grammar = make_sampler(sampler), grammar or sampler.grammar
+        made, grammar = make_sampler(_unlimited(sampler, loaded)), grammar or sampler.grammar
     if grammar:
         made = constrained(made, loaded.constraint())
     controls = Penalties.of(control or ControlConfig(), loaded.vocabulary)
     return penalised(made, controls) if controls.active else made
+
+
+def _unlimited(sampler: SamplerConfig, loaded: Loaded) -> SamplerConfig:
+    """The settings without a budget, if an n-gram verifies drafts: it accepts few of their symbols,
+    and a budget would leave the rest of them unverified."""
+    from maskdiff.models.ngram_denoiser import NGramDenoiser
+
+    verified = sampler.sampler in PRESETS and PRESETS[sampler.sampler].verified
+    alone = isinstance(loaded.denoiser, NGramDenoiser)
+    return replace(sampler, steps=0) if verified and alone else sampler
 
 
 def canvas_of(

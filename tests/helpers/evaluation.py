@@ -57,7 +57,12 @@ def subject(denoiser: Any, **model: Any) -> Subject:
     return Subject(
         SimpleNamespace(
             length_conditioned=config.model.causal_length,
-            denoiser=denoiser, language=LANGUAGE, config=config, metrics={}, provenance={}, path=""
+            denoiser=denoiser,
+            language=LANGUAGE,
+            config=config,
+            metrics={},
+            provenance={},
+            path="",
         )
     )  # type: ignore[arg-type]
 

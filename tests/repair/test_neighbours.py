@@ -15,6 +15,7 @@ from tests.helpers.corpora import lines
 
 VOCABULARY = Vocabulary.of("abcd", digit=False)
 INNER = VOCABULARY.inner_ids
+SIZE = len(INNER)
 LINES = ["abcabc", "abab", "cab", "aabbcc", "abcab", "bcdbca", "ccaab", "a", "ddcd"]
 EVERY = 10_000
 WEIGHTS = (
@@ -23,6 +24,10 @@ WEIGHTS = (
     EditWeights(insert=-math.inf),
     EditWeights(delete=-math.inf, replace=-math.inf, transpose=-math.inf),
     EditWeights(insert=-math.inf, delete=-math.inf, replace=-math.inf),
+    EditWeights(
+        confusion=np.random.default_rng(1).normal(size=(SIZE, SIZE)),
+        inserted=np.random.default_rng(2).normal(size=SIZE),
+    ),
 )
 Tokens = tuple[int, ...]
 
@@ -42,13 +47,23 @@ def every_neighbour(
             weighted[made] = max(weighted.get(made, -math.inf), weight)
 
     symbols = model.vocabulary.inner_ids
+
+    def confused(right: int, wrong: int) -> float:
+        table = weights.confusion
+        row, column = symbols.index(right), symbols.index(wrong)
+        return weights.replace + (0.0 if table is None else float(table[row, column]))
+
+    def spurious(symbol: int) -> float:
+        table = weights.inserted
+        return weights.delete + (0.0 if table is None else float(table[symbols.index(symbol)]))
+
     for i in range(n + 1):
         for symbol in symbols:
             add((*x[:i], symbol, *x[i:]), weights.insert)
     for i in sorted(set(range(n)) - certain):
-        add((*x[:i], *x[i + 1 :]), weights.delete)
+        add((*x[:i], *x[i + 1 :]), spurious(x[i]))
         for symbol in symbols:
-            add((*x[:i], symbol, *x[i + 1 :]), weights.replace)
+            add((*x[:i], symbol, *x[i + 1 :]), confused(symbol, x[i]))
         if i + 1 < n and i + 1 not in certain:
             add((*x[:i], x[i + 1], x[i], *x[i + 2 :]), weights.transpose)
     log_p = model.log_probs([*weighted]).tolist()

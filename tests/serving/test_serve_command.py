@@ -33,6 +33,7 @@ from maskdiff.models.universal import UniversalDenoiser
 from maskdiff.serving import server
 from maskdiff.serving.app import create_app
 from maskdiff.serving.server import open_listener, run_in_thread
+from tests.helpers.fits import fitted, fitted_payload
 from tests.helpers.serving_process import post_half
 from tests.helpers.serving_toy import client_of, streamed
 from tests.helpers.tiny import tiny_checkpoint, tiny_config
@@ -259,6 +260,25 @@ def test_a_language_of_steps_makes_prompts_of_problems(tmp_path: Path) -> None:
         == [stream[0]["text"], stream[1]["text"]]
     )
     assert text.usage == chat.usage
+
+
+def test_an_ngram_alone_is_served(tmp_path: Path) -> None:
+    """The text and its log-probabilities are those of the n-gram."""
+    save(tmp_path / "fit.pt", fitted_payload())
+    flags = ["serve", "--checkpoint", str(tmp_path / "fit.pt"), "--name", "fit"]
+    with run_in_thread(create_app(load_model(build_parser().parse_args(flags)))) as url:
+        asked: dict[str, Any] = {"model": "fit", "prompt": "a=", "seed": 3, "max_tokens": 90}
+        made = client_of(url).completions.create(**asked, n=2, temperature=1.0, logprobs=0)
+    ngram = fitted().ngram
+    assert ngram is not None
+    for choice in made.choices:
+        assert choice.finish_reason == "stop"
+        text = "a=" + choice.text
+        expected = ngram.symbol_log_probs([ngram.vocabulary.encode(text)])[0][2:]
+        assert choice.logprobs is not None
+        shown = choice.logprobs.token_logprobs
+        assert shown is not None
+        assert shown[: len(choice.text)] == pytest.approx(expected[: len(choice.text)], abs=1e-4)
 
 
 @pytest.mark.slow

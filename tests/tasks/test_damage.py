@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Iterator
 from dataclasses import replace
@@ -17,7 +18,13 @@ from maskdiff.models.ngram import NGram
 from maskdiff.models.prior import Prior
 from maskdiff.repair import Damage, FewEdits, fit_damage, likely_neighbours
 from maskdiff.tasks import calibrating, proposing
-from maskdiff.tasks.candidates import CandidatePool, CandidateScorer, Damaged, RepairConstraints
+from maskdiff.tasks.candidates import (
+    CandidatePool,
+    CandidateScorer,
+    Damaged,
+    RepairConstraints,
+    best_result,
+)
 from maskdiff.tasks.proposing import channel_candidates
 from maskdiff.text.edits import edit_distance
 from tests.helpers.corpora import lines
@@ -69,6 +76,48 @@ def test_every_answer_has_the_number_of_edits(fit: Loaded, edits: tuple[int, int
         given = text.replace("x", "?")
         for item in (result, *result.alternatives):
             assert edits[0] <= edit_distance(given, item.text) <= edits[1]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("text", ["a17;?=4", "ca=9?3"])
+def test_the_probability_beside_blanks_is_that_among_all_edits(fit: Loaded, text: str) -> None:
+    """All strings of at most one edit are compared."""
+    vocabulary, constraints = fit.language.vocabulary, RepairConstraints(edits=(0, 1))
+    tokens = vocabulary.encode(text, blanks=True)
+    blanks = [i for i, token in enumerate(tokens) if token == vocabulary.mask]
+    fillings = []
+    for symbols in itertools.product(vocabulary.inner_ids, repeat=len(blanks)):
+        filled = dict(zip(blanks, symbols, strict=True))
+        fillings.append(tuple(filled.get(i, token) for i, token in enumerate(tokens)))
+    assert fit.ngram is not None
+    likely = sorted(fillings, key=lambda x: -float(fit.ngram.log_probs([x])[0]))[:30]
+    every = [made for x in likely for _, made in likely_neighbours(fit.ngram, x, 200)]
+    pool = CandidatePool(Damaged(tokens, text))
+    CandidateScorer(fit, FewEdits(Damage()), constraints).add_proposed([pool], [likely + every])
+    best = best_result(pool, fit.language, constraints)
+    (result,) = tasks.repair(fit, [text], edits=(0, 1))
+    assert best is not None
+    assert result.text == best.text
+    assert result.probability == pytest.approx(best.probability, abs=0.02)
+
+
+@pytest.mark.parametrize("edits", [3, 8])
+def test_the_search_reaches_the_least_number_of_edits(fit: Loaded, edits: int) -> None:
+    """More edits than explain the text well."""
+    (result,) = tasks.repair(fit, ["a=17"], edits=(edits, edits))
+    assert edit_distance("a=17", result.text) == edits
+
+
+def test_slack_bounds_the_edits_by_the_ngram(fit: Loaded) -> None:
+    """The probability is that among the strings within the bound."""
+    text, lost = "a=17", Damage(0.0, 1.0, 0.0, 0.0)
+    (free,) = tasks.repair(fit, [text], damage=lost, edits=(3, 3))
+    assert len(free.text) == len(text) + 3
+    for slack in (1, 2):
+        (bound,) = tasks.repair(fit, [text], damage=lost, edits=(1, 3), slack=slack)
+        assert len(text) < len(bound.text) <= len(text) + slack
+        assert bound.probability is not None
+        assert bound.probability > 1e-3
 
 
 def test_two_edits_undo_two_edits(fit: Loaded) -> None:
@@ -155,7 +204,11 @@ def test_continuations_are_scored_by_the_neural_model(both: Loaded) -> None:
             {"edits": (0, 0), "broken": True},
             "the text itself is the only .* 0 edits; broken excludes",
         ),
-        ("a=17", {"edits": (60, 70)}, "no string found needs 60 to 70 edits, the nearest needs"),
+        (
+            "a=17",
+            {"edits": (60, 70)},
+            "no string found needs 60 to 70 edits, the nearest needs .*; give edits from 0 to 8$",
+        ),
         ("a=17", {"damage": Damage(0, 0, 0, 1.0), "broken": True, "edits": (9, 9)}, "needs 9 "),
     ],
 )
@@ -166,6 +219,20 @@ def test_the_constraint_that_excludes_every_candidate_is_named(
     assert result.error is not None
     assert len(result.error.splitlines()) == 1
     assert re.search(reason, result.error)
+
+
+@pytest.mark.parametrize("settings", [{}, {"damage": "truncation"}])
+def test_a_text_that_parses_stays_and_is_not_certain(
+    both: Loaded, settings: dict[str, Any]
+) -> None:
+    """Its probability is its share among the strings that parse."""
+    texts = ["(+12)=3", "(*45)=20", "(+12)=4"]
+    for text, result in zip(
+        texts, tasks.repair(both, texts, grammar=True, **settings), strict=True
+    ):
+        assert result.text == text
+        assert result.probability is not None
+        assert 0.0 < result.probability < 1.0
 
 
 @pytest.mark.slow

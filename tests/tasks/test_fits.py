@@ -58,6 +58,18 @@ def test_generates_with_every_sampler(fit: Loaded, sampler: str) -> None:
     assert all(is_line(result.text) and 5 <= len(result.text) <= 9 for result in results)
 
 
+@pytest.mark.parametrize(
+    "sampler", [name for name, made in PRESETS.items() if made.verified and name not in UNFIT]
+)
+def test_verified_drafts_are_causal_draws(fit: Loaded, sampler: str) -> None:
+    """Lines of more symbols than the usual budget has evaluations; none is left unverified."""
+    causal, verified = (
+        tasks.generate(fit, 3, length=(16, 17), sampler=SamplerConfig(name), seed=1)
+        for name in ("autoregressive", sampler)
+    )
+    assert [result.text for result in verified] == [result.text for result in causal]
+
+
 @pytest.mark.parametrize("sampler", [name for name in PRESETS if name in UNFIT])
 def test_other_samplers_are_refused(fit: Loaded, sampler: str) -> None:
     with pytest.raises(ConfigError, match="choose another sampler"):

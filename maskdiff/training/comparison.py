@@ -31,9 +31,9 @@ UNSEEN = 0.5  # what is added to the number of training lines of each length
 
 
 def fit_checkpoint_prior(loaded: Loaded, language: Language, symbols: int) -> None:
-    """Fit the weights of the model and its n-gram on validation lines.
+    """Fit the prior and the mixture of a model and its n-gram on validation lines.
 
-    Those of whole lines, see `fit_prior`, and those of each next symbol, see `fit_mixture`.
+    See `fit_prior` and `fit_mixture`.
     """
     if loaded.ngram is None or not _comparable(loaded):
         return

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -38,6 +38,7 @@ SEEDS = 12  # strings to which a second edit is added
 EDIT = -3.5  # nats, roughly log p of an edit at some place, to compare numbers of edits
 EDITED = 100  # strings that the model scores, and how far below the best they may be, in nats
 MARGIN = 25.0
+FEWEST = 50  # strings of the fewest edits that it scores even if others are likelier by the n-gram
 CONTINUATIONS = 48  # strings of which a text may be the beginning
 NEAREST = 64  # strings of least edits that are scored
 CLOSE = 8  # likeliest candidates, and as many of fewest edits, whose neighbours are tested
@@ -99,6 +100,7 @@ def _edited(scorer: CandidateScorer, item: Damaged) -> list[Tokens]:
     if scorer.constraints.max_edits is not None:
         most = min(most, scorer.constraints.max_edits)
     top, near = -math.inf, set() if least == 0 else {given}  # strings with too few edits
+    fewest: Collection[Tokens] = ()  # strings of one edit, or of `least`
     for depth in range(min(DEEPEST, most)):
         reached: dict[Tokens, float] = {}
         for cost, tokens in seeds:
@@ -109,6 +111,7 @@ def _edited(scorer: CandidateScorer, item: Damaged) -> list[Tokens]:
                     certain.setdefault(made, _shifted(kept, tokens, made))
         found |= reached
         near |= reached.keys() if depth + 1 < least else set()
+        fewest = fewest or (reached if depth + 1 >= least else ())
         best = sorted(reached, key=lambda made: -reached[made])[:SEEDS]
         costs = [reached[made] for made in best] - ngram.log_probs(best)
         seeds = list(zip(costs.tolist(), best, strict=True))
@@ -118,7 +121,9 @@ def _edited(scorer: CandidateScorer, item: Damaged) -> list[Tokens]:
     low, high = language.min_symbols, language.max_symbols
     wanted = (made for made in found.keys() - near if low <= len(made) <= high)
     ranked = sorted(wanted, key=lambda made: (-found[made], made))
-    return [made for made in ranked[:EDITED] if found[made] > found[ranked[0]] - MARGIN]
+    likely = [made for made in ranked[:EDITED] if found[made] > found[ranked[0]] - MARGIN]
+    simple = [made for made in ranked if made in fewest][:FEWEST]
+    return list(dict.fromkeys((*likely, *simple)))
 
 
 def _shifted(places: frozenset[int], tokens: Tokens, made: Tokens) -> frozenset[int]:

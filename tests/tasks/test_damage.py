@@ -15,8 +15,10 @@ from maskdiff.checkpoint import Loaded
 from maskdiff.errors import ConfigError
 from maskdiff.models.ngram import NGram
 from maskdiff.models.prior import Prior
-from maskdiff.repair import Damage, fit_damage
-from maskdiff.tasks import calibrating
+from maskdiff.repair import Damage, FewEdits, fit_damage, likely_neighbours
+from maskdiff.tasks import calibrating, proposing
+from maskdiff.tasks.candidates import CandidatePool, CandidateScorer, Damaged, RepairConstraints
+from maskdiff.tasks.proposing import channel_candidates
 from maskdiff.text.edits import edit_distance
 from tests.helpers.corpora import lines
 from tests.helpers.fits import fitted
@@ -228,6 +230,40 @@ def test_the_fit_of_a_prior_is_deterministic(fit: Loaded) -> None:
     assert first.neural == 0.0  # the n-gram alone
     assert 0.3 <= first.ngram <= 1.5
     assert calibrating.fit_prior(fit, []) == Prior.usual(False, True)
+
+
+def test_an_original_that_the_search_misses_counts(
+    fit: Loaded, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is a candidate of the fit, so that the weights are not those of the easy strings."""
+
+    def nothing(scorer: Any, items: Any, **_: Any) -> list[CandidatePool]:
+        return [CandidatePool(item) for item in items]
+
+    monkeypatch.setattr(calibrating, "channel_candidates", nothing)
+    texts = lines(10, seed=8)
+    pools = list(calibrating._pools(fit, texts, seed=0))
+    assert [(len(features), row) for features, _, row in pools] == [(1, 0)] * len(texts)
+
+
+def test_the_likeliest_strings_of_one_edit_are_candidates(
+    fit: Loaded, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Even if an n-gram prefers several edits; without their own share they are not."""
+    damage, vocabulary = Damage(), fit.language.vocabulary
+    weights = damage.weights(len(vocabulary.inner_ids))
+    scorer = CandidateScorer(fit, FewEdits(damage), RepairConstraints(), weights)
+    text = "a=17;b==4;cc=1"
+    tokens = vocabulary.encode(text)
+    assert fit.ngram is not None
+    near = {made for _, made in likely_neighbours(fit.ngram, tokens, 30, weights)}
+    (pool,) = channel_candidates(scorer, [Damaged(tokens, text)], 1, 2, False)
+    found = {tuple(vocabulary.encode(candidate)) for candidate in pool.candidates}
+    assert near <= found
+    monkeypatch.setattr(proposing, "FEWEST", 0)
+    monkeypatch.setattr(proposing, "EDITED", 30)
+    (pool,) = channel_candidates(scorer, [Damaged(tokens, text)], 1, 2, False)
+    assert not near <= {tuple(vocabulary.encode(candidate)) for candidate in pool.candidates}
 
 
 @pytest.mark.parametrize("holds", [False, True])

@@ -179,7 +179,7 @@ def test_the_share_is_that_of_strings_drawn_from_a_mixture(
 ) -> None:
     monkeypatch.setattr(mixture, "SHARES", torch.tensor([0.0, 0.2, 0.8, 1.0], dtype=torch.float64))
     model = neural(conditioned, spread=0.5)
-    keys = new_keys(120, torch.Generator().manual_seed(1))
+    keys = new_keys(70, torch.Generator().manual_seed(1))
     given = condition(MixtureModel(model, NGRAM, 0.8), b"")
     made = [
         [token for token in item.tokens if token != EOS] for item in Decoding(given, keys).run()

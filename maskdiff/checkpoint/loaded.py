@@ -42,7 +42,6 @@ if TYPE_CHECKING:
     from maskdiff.languages import Language, Vocabulary
     from maskdiff.models.denoiser import ModelDenoiser
     from maskdiff.models.grammar_model import FittedGrammar
-    from maskdiff.models.mixture import MixtureWeights
     from maskdiff.models.ngram import NGram
     from maskdiff.models.ngram_denoiser import NGramDenoiser
     from maskdiff.models.universal import UniversalDenoiser
@@ -55,7 +54,7 @@ class Loaded:
     Tokens of the denoiser may be pieces of several characters; symbols of the language are single.
     The denoiser is a neural model, or the n-gram if the checkpoint has no weights. `ngram` and
     `grammar_model` are over the characters of the language; None for a checkpoint without one.
-    `mixture` weighs the causal mode and the n-gram for each next token; None without a mixture.
+    `mixture` is the share of the n-gram in the `MixtureModel` that `complete` draws from.
     """
 
     denoiser: ModelDenoiser | NGramDenoiser
@@ -68,7 +67,7 @@ class Loaded:
     ngram: NGram | None = None
     fitted_prior: Prior | None = None
     grammar_model: FittedGrammar | None = None
-    mixture: MixtureWeights | None = None
+    mixture: float = 0.0
     _constraints: dict[torch.device, GrammarConstraint] = field(
         default_factory=dict, init=False, repr=False, compare=False
     )

@@ -18,7 +18,6 @@ from maskdiff.utils.arguments import refuse
 if TYPE_CHECKING:
     from maskdiff.languages import Vocabulary
     from maskdiff.models.grammar_model import FittedGrammar
-    from maskdiff.models.mixture import MixtureWeights
     from maskdiff.models.ngram import NGram
     from maskdiff.models.prior import Prior
 
@@ -51,7 +50,7 @@ def make_payload(
     ngram: NGram | None = None,
     grammar_model: FittedGrammar | None = None,
     prior: Prior | None = None,
-    mixture: MixtureWeights | None = None,
+    mixture: float = 0.0,
     **extra: Any,
 ) -> Payload:
     """Return what `save` writes: tensors on the CPU, without the prefix of `torch.compile`.
@@ -63,8 +62,8 @@ def make_payload(
         lengths: For a vocabulary of pieces, probabilities of 0, 1, ... tokens a string.
         ngram: The n-gram over the characters of the language.
         grammar_model: The fitted grammar of the language.
-        prior: The weights of these models for whole strings, if they were fitted.
-        mixture: The weights of the causal mode and the n-gram for each next token, if they help.
+        prior: The weights of these models, if they were fitted.
+        mixture: The share of the n-gram in a `MixtureModel`.
         extra: For resuming: optimizer, raw weights, step.
     """
     symbols: dict[str, Any] = {
@@ -90,7 +89,7 @@ def make_payload(
         **({} if ngram is None else {"ngram": ngram.state()}),
         **({} if grammar_model is None else {"grammar_model": grammar_model.state()}),
         **({} if prior is None else {"prior": prior.state()}),
-        **({} if mixture is None else {"mixture": mixture.state()}),
+        **({"mixture": mixture} if mixture else {}),
         **extra,
     }
 
@@ -154,21 +153,20 @@ def read_config(payload: Mapping[str, Any], shown: str = "") -> Config:
         ) from None
 
 
-def read_mixture(
-    payload: Mapping[str, Any], config: ModelConfig, shown: str
-) -> MixtureWeights | None:
-    """Return the weights of the mixture of a payload, None without. Raises CheckpointError."""
-    if not payload.get("mixture"):
-        return None
-    from maskdiff.models.mixture import MixtureWeights
-
+def read_mixture(payload: Mapping[str, Any], config: ModelConfig, shown: str) -> float:
+    """Return the share of the n-gram in the mixture of a payload. Raises CheckpointError."""
+    share = payload.get("mixture", 0.0)
+    if type(share) is not float or not 0.0 <= share <= 1.0:
+        raise CheckpointError(
+            f"checkpoint {shown} is damaged: mixture is {quote(share)}; allowed are 0 to 1"
+        )
     characters = config.vocabulary == "characters" and config.head == "next"
-    if not characters or not payload["weights"] or "ngram" not in payload:
+    if share and not (characters and payload["weights"] and "ngram" in payload):
         raise CheckpointError(
             f"checkpoint {shown} is damaged: a mixture needs a neural model that predicts the next "
             "character, and an n-gram"
         )
-    return MixtureWeights(**payload["mixture"])
+    return share
 
 
 def payload_summary(payload: Mapping[str, Any]) -> dict[str, Any]:
@@ -238,12 +236,12 @@ def _are_facts(values: object) -> bool:
     )
 
 
-def _are_weights(values: object, *optional: str) -> bool:
-    """Return whether `values` is empty or holds weights of `neural`, `ngram`, maybe `optional`."""
+def _are_weights(values: object) -> bool:
+    """Return whether `values` is empty or holds the weights of a `Prior`, `grammar` optional."""
     if not isinstance(values, dict) or not values:
         return values == {}
     numbers = all(type(v) is float and 0.0 <= v <= 10.0 for v in values.values())
-    named = values.keys() - {*optional} == {"neural", "ngram"}
+    named = values.keys() - {"grammar"} == {"neural", "ngram"}
     return numbers and named and sum(values.values()) > 0
 
 
@@ -269,11 +267,7 @@ def _names(values: object, fits: Callable[[object], bool]) -> bool:
 PARTS: dict[str, tuple[Callable[[object], bool], str]] = {  # parts of a payload that may be absent
     "language": (_are_plain, "plain values"),
     "metrics": (are_numbers, "numbers"),
-    "mixture": (_are_weights, "weights of `neural` and `ngram`, from 0 to 10"),
-    "prior": (
-        lambda values: _are_weights(values, "grammar"),
-        "weights of `neural`, `ngram` and `grammar`, from 0 to 10",
-    ),
+    "prior": (_are_weights, "weights of `neural`, `ngram` and `grammar`, from 0 to 10"),
     "provenance": (_are_facts, "texts, counts and times"),
 }
 

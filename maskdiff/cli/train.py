@@ -257,10 +257,9 @@ def comparison(trainer: Trainer) -> list[str]:
     symbols = min(SYMBOLS, trainer.progress.tokens // CLOSING_TOKENS)
     seconds = min(seconds / 2, CLOSING_SHARE * trainer.progress.seconds)
     alone = fit_checkpoint_prior(loaded, trainer.language, symbols)
-    fitted = {"prior": loaded.fitted_prior, "mixture": loaded.mixture}
     if loaded.fitted_prior is not None:  # all else stays, the name of a checker too
-        states = {name: {} if value is None else value.state() for name, value in fitted.items()}
-        save(best, {**load(best), **states})
+        fitted = {"prior": loaded.fitted_prior.state(), "mixture": loaded.mixture}
+        save(best, {**load(best), **fitted})
     return closing_comparison(loaded, trainer.language, alone, seconds)
 
 

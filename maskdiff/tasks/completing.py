@@ -55,7 +55,7 @@ def completing(
     """Yield `num` strings that begin with each text, and end with `suffix`, text by text.
 
     The text need not end at a token boundary; insignificant white space is removed. Strings come
-    from the causal mode, mixed with the n-gram if the checkpoint has weights for it, or, with a
+    from the causal mode, mixed with the n-gram if the checkpoint has a share for it, or, with a
     suffix, from the bidirectional mode, filled from left to right.
     A text that cannot be completed has one result, with `error`.
 
@@ -138,7 +138,7 @@ def causal_prior(
 ) -> CausalPrior:
     """Return what strings are drawn from: the causal mode or, with `auto`, the mixture if any."""
     neural = CausalModel(loaded.denoiser, loaded.lengths, max_tokens)
-    if prior == "model" or loaded.mixture is None or loaded.ngram is None:
+    if prior == "model" or not loaded.mixture or loaded.ngram is None:
         return neural
     return MixtureModel(neural, loaded.ngram, loaded.mixture)
 

@@ -27,12 +27,12 @@ REPAIRED = 10  # lines that are repaired between two looks at the clock
 
 
 def fit_checkpoint_prior(loaded: Loaded, language: Language, symbols: int) -> Prior:
-    """Fit the weights of the model and its n-gram on validation lines.
+    """Fit the prior and the mixture of a model and its n-gram on validation lines.
 
-    Those of whole lines, see `fit_priors`, and those of each next symbol, see `fit_mixture`.
+    See `fit_priors` and `fit_mixture`.
 
     Returns:
-        The weights of the n-gram alone, for whole lines.
+        The weights of the n-gram alone.
     """
     if loaded.ngram is None or not _comparable(loaded):
         return Prior.usual(False, True)

@@ -1,4 +1,4 @@
-"""`MixtureModel`: distributions by hand, prefixes by enumeration, and the fit of its weights."""
+"""`MixtureModel`: distributions by hand, prefixes by enumeration, and the fit of its share."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from maskdiff.models import mixture
 from maskdiff.models.causal import CausalModel
 from maskdiff.models.continuation import ROOT, Canonical
 from maskdiff.models.denoiser import ModelDenoiser
-from maskdiff.models.mixture import MixtureModel, MixtureWeights, fit_mixture
+from maskdiff.models.mixture import MixtureModel, fit_mixture
 from maskdiff.models.ngram import NGram
 from maskdiff.models.ngram_denoiser import NGramDenoiser
 from maskdiff.models.universal import UniversalDenoiser
@@ -26,7 +26,7 @@ VOCABULARY = Vocabulary.of("abc", digit=False)
 INNER, EOS, BOS, PAD = VOCABULARY.inner_ids, VOCABULARY.eos, VOCABULARY.bos, VOCABULARY.pad
 LENGTHS = np.array([0.0, 0.5, 0.2, 0.3])
 LONGEST = 3
-WEIGHTS = MixtureWeights(0.7, 0.4)
+SHARE = 0.3
 
 
 def ngram() -> NGram:
@@ -52,13 +52,11 @@ NGRAM = ngram()
 BOTH = pytest.mark.parametrize("conditioned", [True, False])
 
 
-def mixed(conditioned: bool, weights: MixtureWeights = WEIGHTS) -> MixtureModel:
-    return MixtureModel(neural(conditioned), NGRAM, weights)
+def mixed(conditioned: bool, share: float = SHARE) -> MixtureModel:
+    return MixtureModel(neural(conditioned), NGRAM, share)
 
 
-def by_hand(
-    model: CausalModel, history: list[int], left: int, weights: MixtureWeights
-) -> np.ndarray:
+def by_hand(model: CausalModel, history: list[int], left: int, share: float) -> np.ndarray:
     """Log p(next token | history), from full passes of both denoisers or the counts of the n-gram.
 
     `left` symbols follow, in a string whose length the models get.
@@ -75,7 +73,7 @@ def by_hand(
         context = ([BOS] * NGRAM.reach + history)[::-1][: NGRAM.reach]
         theirs = NGRAM.next_log_probs(np.array([context]))[0]
     found = np.full(len(VOCABULARY), -np.inf)
-    found[outcomes] = weights.neural * own[outcomes] + weights.ngram * theirs[outcomes]
+    found[outcomes] = (1 - share) * own[outcomes] + share * theirs[outcomes]
     return np.asarray(found - np.logaddexp.reduce(found[outcomes]))
 
 
@@ -86,9 +84,9 @@ def strings(conditioned: bool) -> dict[tuple[int, ...], float]:
         for string in itertools.product(INNER, repeat=size):
             log_p = math.log(LENGTHS[size]) if conditioned else 0.0
             for i, symbol in enumerate(string):
-                log_p += by_hand(model, list(string[:i]), size - i, WEIGHTS)[symbol]
+                log_p += by_hand(model, list(string[:i]), size - i, SHARE)[symbol]
             if not conditioned and size < LONGEST:
-                log_p += by_hand(model, list(string), 0, WEIGHTS)[EOS]
+                log_p += by_hand(model, list(string), 0, SHARE)[EOS]
             found[string] = math.exp(log_p)
     return found
 
@@ -137,20 +135,19 @@ def test_every_next_token_distribution_is_normalised(conditioned: bool) -> None:
 
 
 @BOTH
-def test_a_single_weight_of_one_gives_either_model(conditioned: bool) -> None:
+def test_shares_of_0_and_1_give_either_model(conditioned: bool) -> None:
     latent = len(neural(conditioned).latent_states) - 1  # of the longest strings
     parents, tokens = torch.tensor([ROOT, 0, 1]), torch.tensor([latent, INNER[1], INNER[0]])
     alone = neural(conditioned).tree()
     expected = alone.extend(parents, tokens)
-    tree = mixed(conditioned, MixtureWeights(1.0, 0.0)).tree()
+    tree = mixed(conditioned, 0.0).tree()
     assert torch.allclose(tree.extend(parents, tokens), expected, rtol=0.0, atol=1e-12)
     assert torch.allclose(tree.norm, alone.norm, rtol=0.0, atol=1e-12)  # for penalties
     assert (tree.calls, tree.positions) == (alone.calls, alone.positions)
-    weights = MixtureWeights(0.0, 1.0)
-    rows = mixed(conditioned, weights).tree().extend(parents, tokens)
+    rows = mixed(conditioned, 1.0).tree().extend(parents, tokens)
     history = [INNER[1], INNER[0]]
     for i, row in enumerate(rows):
-        theirs = torch.from_numpy(by_hand(neural(conditioned), history[:i], LONGEST - i, weights))
+        theirs = torch.from_numpy(by_hand(neural(conditioned), history[:i], LONGEST - i, 1.0))
         assert torch.allclose(row, theirs, rtol=0.0, atol=1e-5)  # of float32 logits
 
 
@@ -177,32 +174,28 @@ def test_the_mixture_has_the_tokenizer_of_its_model() -> None:
 
 
 @BOTH
-def test_weights_are_those_of_strings_drawn_from_a_mixture(
+def test_the_share_is_that_of_strings_drawn_from_a_mixture(
     conditioned: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Few weights are tried; those of the draws are found, up to one step."""
-    for name, values in (("NEURAL_WEIGHTS", (0.1, 0.6, 1.0)), ("NGRAM_WEIGHTS", (0.0, 0.5, 1.0))):
-        monkeypatch.setattr(mixture, name, torch.tensor(values, dtype=torch.float64))
+    monkeypatch.setattr(mixture, "SHARES", torch.tensor([0.0, 0.2, 0.8, 1.0], dtype=torch.float64))
     model = neural(conditioned, spread=0.5)
-    true = MixtureModel(model, NGRAM, MixtureWeights(0.1, 1.0))
-    keys = new_keys(120, torch.Generator().manual_seed(1))
+    keys = new_keys(70, torch.Generator().manual_seed(1))
+    given = condition(MixtureModel(model, NGRAM, 0.8), b"")
     made = [
-        [token for token in item.tokens if token != EOS]
-        for item in Decoding(condition(true, b""), keys).run()
+        [token for token in item.tokens if token != EOS] for item in Decoding(given, keys).run()
     ]
-    found = fit_mixture(model, NGRAM, [string for string in made if string])
-    assert found == MixtureWeights(pytest.approx(0.1), pytest.approx(1.0))
+    assert fit_mixture(model, NGRAM, [string for string in made if string]) == pytest.approx(0.8)
 
 
-def test_no_weights_if_the_model_alone_is_as_good() -> None:
+def test_no_share_if_the_model_alone_is_as_good() -> None:
     """Strings of the model itself; and too few strings."""
     model = neural(True, spread=0.5)
     keys = new_keys(60, torch.Generator().manual_seed(2))
     made = [list(item.tokens) for item in Decoding(condition(model, b""), keys).run()]
-    assert fit_mixture(model, NGRAM, made) is None
-    assert fit_mixture(model, NGRAM, [[INNER[0]]] * (mixture.LEAST - 1)) is None
+    assert fit_mixture(model, NGRAM, made) == 0.0
+    assert fit_mixture(model, NGRAM, [[INNER[0]]] * (mixture.LEAST - 1)) == 0.0
 
 
 def test_strings_of_impossible_lengths_are_left_out() -> None:
     model = neural(True)
-    assert fit_mixture(model, NGRAM, [[INNER[0]] * 5] * 100) is None
+    assert fit_mixture(model, NGRAM, [[INNER[0]] * 5] * 100) == 0.0

@@ -5,8 +5,6 @@ from __future__ import annotations
 import functools
 import json
 import signal
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,6 +19,7 @@ from maskdiff.cli.arguments import run_cli
 from maskdiff.config import CompletionConfig, SamplerConfig
 from maskdiff.errors import ConfigError
 from maskdiff.utils.deadline import Deadline, TimedOut
+from tests.helpers.forked import PIPE, Forked
 from tests.helpers.fuzz import both_seeds, cases
 from tests.helpers.paths import REPOSITORY
 from tests.helpers.streams import closed_pipe
@@ -171,30 +170,15 @@ def test_a_message_names_the_line(
 # -------------------------- other processes
 
 
-def started(checkpoint: str, *argv: str) -> subprocess.Popen[str]:
-    command = [
-        sys.executable,
-        str(REPOSITORY / "inference.py"),
-        *argv,
-        "--checkpoint",
-        checkpoint,
-        "--threads",
-        "1",
-    ]
-    pipe = subprocess.PIPE
-    return subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True)
-
-
 @pytest.mark.slow
 def test_a_slow_producer_is_answered_line_by_line_and_interrupted(checkpoint: str) -> None:
     """Every answer appears before the next line is written.
 
     Ctrl-C then keeps the finished answers and prints one line.
     """
-    with started(checkpoint, "repair", "--input", "-", "--beam", "2", "--json") as process:
-        assert process.stdin is not None
-        assert process.stdout is not None
-        assert process.stderr is not None
+    words = [str(REPOSITORY / "inference.py"), "repair", "--input", "-", "--beam", "2", "--json"]
+    words += ["--checkpoint", checkpoint, "--threads", "1"]
+    with Forked(words, stdin=PIPE, stdout=PIPE, stderr=PIPE) as process:
         for number, text in enumerate([GOOD, "", f"{GOOD}1", GOOD], start=1):
             process.stdin.write(text + "\r\n")
             process.stdin.flush()

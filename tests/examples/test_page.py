@@ -25,7 +25,8 @@ def shorten(examples: Path) -> None:
     """Leave 500 lines of one corpus, and the lines of less than 35 symbols of the other."""
     script, corpus = examples / "cron/make_corpus.py", examples / "sql/corpus.txt"
     text = script.read_text()
-    assert (drawn := "LINES, LONGEST, SEED = 6000") in text
+    drawn = "LINES, LONGEST, SEED = 6000"
+    assert drawn in text
     script.write_text(text.replace(drawn, "LINES, LONGEST, SEED = 500"))
     corpus.write_text("".join(line for line in corpus.open() if len(line) <= 35))
 

@@ -3,6 +3,7 @@ goes on where it was."""
 
 from __future__ import annotations
 
+import os
 import runpy
 import signal
 import subprocess
@@ -185,19 +186,17 @@ def test_a_seed_file_of_the_command_runs_again_only_with_its_own_model(elsewhere
 COMMAND = ["-m", "maskdiff.experiments.distillation"]
 
 
-@pytest.mark.parametrize(
-    "argv", [["--out", "x", "--rollout", "2"], ["--out", "x", "--problems", "0"]]
-)
-def test_a_user_error_in_a_second_process_prints_one_line(tmp_path: Path, argv: list[str]) -> None:
-    command, environment = [sys.executable, *COMMAND], {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+def test_a_user_error_in_a_second_process_prints_one_line(tmp_path: Path) -> None:
     done = subprocess.run(
-        [*command, *argv], cwd=tmp_path, env=environment, capture_output=True, text=True
+        [sys.executable, *COMMAND, "--out", "x", "--problems", "0"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
+        capture_output=True,
+        text=True,
     )
-    err = done.stderr
-    assert (done.returncode, done.stdout) == (2, "")
-    assert err.count("\n") == 1
-    assert "Traceback" not in err
-    assert argv[2] in err or argv[2].removeprefix("--") in err
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
+    assert "problems" in done.stderr
+    assert "Traceback" not in done.stderr
     assert list(tmp_path.iterdir()) == []
 
 

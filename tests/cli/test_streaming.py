@@ -20,7 +20,7 @@ from maskdiff.config import CompletionConfig, SamplerConfig
 from maskdiff.errors import ConfigError
 from maskdiff.utils.deadline import Deadline, TimedOut
 from tests.helpers.forked import PIPE, Forked
-from tests.helpers.fuzz import both_seeds, cases
+from tests.helpers.fuzz import FIXED_SEED, FRESH_SEED, cases
 from tests.helpers.paths import REPOSITORY
 from tests.helpers.streams import closed_pipe
 from tests.helpers.tiny import tiny_checkpoint, tiny_loaded
@@ -91,9 +91,9 @@ def test_batch_size_does_not_change_the_results(
     capsys: pytest.CaptureFixture[str], checkpoint: str, loaded: Loaded, tmp_path: Path, verb: str
 ) -> None:
     """Results of the lines of a file equal those of one call over all lines, with bad lines."""
-    texts = [f"(+{i % 10}{i // 10})={i:02d}" for i in range(21)]
+    texts = [f"(+{i % 10}{i // 10})={i:02d}" for i in range(10)]
     if verb != "complete":
-        texts[4], texts[13] = "bad", ""
+        texts[4], texts[8] = "bad", ""
     flags, call = VERBS[verb]
     status = 0 if verb == "complete" else 2
     (tmp_path / "in").write_text("\n".join(texts) + "\n")
@@ -102,7 +102,7 @@ def test_batch_size_does_not_change_the_results(
     assert [(row["input"], row["text"]) for row in found] == [
         (result.input, None if result.error else result.text) for result in expected
     ]
-    assert len({row["text"] for row in found}) > 3
+    assert len({row["text"] for row in found}) > 2
 
 
 @pytest.mark.slow
@@ -111,9 +111,9 @@ def test_equal_lines_have_equal_answers_and_do_not_change_others(
     capsys: pytest.CaptureFixture[str], checkpoint: str, tmp_path: Path, verb: str
 ) -> None:
     """Repeated lines have the answers of the first; other lines have those without a repeat."""
-    texts = [f"(+{i}{i + 1})=1{i}" for i in range(8)]
+    texts = [f"(+{i}{i + 1})=1{i}" for i in range(4)]
     (tmp_path / "apart").write_text("\n".join(texts) + "\n")
-    repeated = [texts[0], texts[1], texts[1], texts[3], texts[0], texts[5], texts[3], texts[7]]
+    repeated = [texts[0], texts[1], texts[1], texts[3], texts[0], texts[3]]
     (tmp_path / "repeated").write_text("\n".join(repeated) + "\n")
     flags, _ = VERBS[verb]
     apart = rows(capsys, checkpoint, *flags, "--input", str(tmp_path / "apart"))
@@ -121,9 +121,9 @@ def test_equal_lines_have_equal_answers_and_do_not_change_others(
     by_text: dict[str, list[str]] = {}
     for row in apart:
         by_text.setdefault(row["input"], []).append(row["text"])
-    each = len(apart) // 8
-    found = [[row["text"] for row in equal[i * each : (i + 1) * each]] for i in range(8)]
-    assert [row["index"] for row in equal] == [i for i in range(1, 9) for _ in range(each)]
+    each = len(apart) // 4
+    found = [[row["text"] for row in equal[i * each : (i + 1) * each]] for i in range(6)]
+    assert [row["index"] for row in equal] == [i for i in range(1, 7) for _ in range(each)]
     assert found == [by_text[text] for text in repeated]
 
 
@@ -233,10 +233,7 @@ TIMED: dict[str, Callable[[Loaded], list[tasks.Result]]] = {
 
 @pytest.mark.slow
 @pytest.mark.parametrize("verb", TIMED)
-@both_seeds
-def test_a_time_limit_at_any_moment_keeps_finished_results(
-    loaded: Loaded, verb: str, seed: int
-) -> None:
+def test_a_time_limit_at_any_moment_keeps_finished_results(loaded: Loaded, verb: str) -> None:
     """A time limit gives a valid result or `TimedOut`.
 
     With enough time the result equals that without a limit.
@@ -253,7 +250,7 @@ def test_a_time_limit_at_any_moment_keeps_finished_results(
         pytest.raises(TimedOut, match="no answer within"),
     ):
         call(loaded)
-    for rng in cases(6, seed, 0.5):
+    for rng in (*cases(3, FIXED_SEED), *cases(3, FRESH_SEED)):
         given = rng.randrange(1, steps)
         with loaded.denoiser.until(Deadline(given, clock=Steps())):
             try:
@@ -283,7 +280,7 @@ def test_candidates_end_with_the_last_complete_draw() -> None:
     without = {1: tasks.complete(loaded, ["(+(*7"], num=3, seed=1)}
     without |= {count: drawn(count) for count in range(2, 5)}
     seen = set()
-    for given in range(20, 260, 40):
+    for given in range(20, 260, 60):
         with loaded.denoiser.until(Deadline(given, clock=Steps())):
             try:
                 results = drawn(4)

@@ -61,7 +61,7 @@ def corpus(folder: Path) -> LanguageConfig:
 @pytest.mark.slow
 @both_seeds
 def test_draws_depend_on_the_lines_and_not_on_their_order(tmp_path: Path, seed: int) -> None:
-    for rng in cases(20, seed, 2.0):
+    for rng in cases(20, seed):
         lines = some_lines(rng)
         languages = []
         for name in ("one", "two"):
@@ -435,7 +435,7 @@ def test_curves_of_killed_runs_have_no_gaps_and_no_duplicates(tmp_path: Path, se
     Trainer(tiny(**changes), tmp_path / "whole").run()
     expected = curves(tmp_path / "whole")
     assert [step for step, _ in expected["train/loss_causal"]] == [4, 8, 12, 16, 20]
-    for number, rng in enumerate(cases(4, seed, 1.0)):
+    for number, rng in enumerate(cases(4, seed)):
         folder = tmp_path / str(number)
         for _ in range(3):
             trainer = Trainer(tiny(**changes), folder, resume=(folder / "last.pt").exists())

@@ -116,7 +116,7 @@ class Forked:
     def poll(self) -> int | None:
         return self._process.exitcode
 
-    def wait(self, timeout: float = 60) -> int:
+    def wait(self, timeout: float = 120) -> int:
         self._process.join(timeout)
         assert self._process.exitcode is not None, "the process does not end"
         return self._process.exitcode

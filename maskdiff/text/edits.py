@@ -6,7 +6,6 @@ insertion at position p comes before the p-th symbol, several at one position in
 
 from __future__ import annotations
 
-import os.path
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -115,7 +114,8 @@ def edit_script(
 
 def _common_start(given: str, text: str, blank: str) -> int:
     """The number of symbols that both begin with, up to a blank."""
-    return len(os.path.commonprefix((given, text)).partition(blank)[0])
+    pairs = enumerate(zip(given, text, strict=False))
+    return next((i for i, (a, b) in pairs if a != b or a == blank), min(len(given), len(text)))
 
 
 def _common_end(given: str, text: str, blank: str) -> int:

@@ -130,6 +130,7 @@ def test_no_import_goes_up_or_sideways() -> None:
     assert wrong == []
 
 
+@pytest.mark.slow
 def test_imports_make_no_cycle() -> None:
     known = modules()
     graph = {name: imports(path, known) - {name} for name, path in known.items()}

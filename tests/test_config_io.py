@@ -355,7 +355,7 @@ def test_an_anchor_that_stands_twice_is_named() -> None:
 def test_structure_equals_that_of_pyyaml(seed: int) -> None:
     """Compare with the events of PyYAML: equal values and quotes, or refused by both."""
     read = 0
-    for rng in cases(700, seed, 3.0):
+    for rng in cases(700, seed):
         text = random_yaml(rng)
         try:
             expected = reference(text)

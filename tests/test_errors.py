@@ -83,7 +83,7 @@ def test_clusters_equal_those_of_unicode(seed: int) -> None:
     r"""Compare with the package `regex`, whose `\X` follows Unicode."""
     regex = pytest.importorskip("regex")
     pieces = [piece for piece in PIECES if piece not in "\u200c\ud800"]
-    for rng in cases(3000, seed, 1.0):
+    for rng in cases(3000, seed):
         text = "".join(rng.choice(pieces) for _ in range(rng.randrange(12)))
         if "\r\n" not in text and "a\u200d" not in text:
             assert clusters(text) == regex.findall(r"\X", text), ascii(text)
@@ -91,7 +91,7 @@ def test_clusters_equal_those_of_unicode(seed: int) -> None:
 
 @both_seeds
 def test_a_clipped_text_ends_between_clusters(seed: int) -> None:
-    for rng in cases(1000, seed, 1.0):
+    for rng in cases(1000, seed):
         text, limit = random_text(rng), rng.randrange(3, 30)
         short = clip(text, limit)
         assert len(short) <= max(limit, 3)

@@ -56,8 +56,8 @@ def _place(keys: Ints, wanted: Ints) -> Ints:
     """The places of `wanted` in the sorted `keys`; -1 for those that are not there."""
     if not len(keys):
         return np.full(len(wanted), -1)
-    at = np.minimum(np.searchsorted(keys, wanted), len(keys) - 1)
-    return np.where(keys[at] == wanted, at, -1)
+    at = keys.searchsorted(wanted)
+    return np.where(keys.take(at, mode="clip") == wanted, at, -1)
 
 
 class NGram:
@@ -175,8 +175,8 @@ class NGram:
                 rows, node = rows[place >= 0], place[place >= 0]
             p[rows] *= (level.kinds[node] / (level.kinds[node] + level.totals[node]))[:, None]
             # The counts after each context are a range of `pairs`.
-            first = np.searchsorted(level.pairs, node * size)
-            many = np.searchsorted(level.pairs, (node + 1) * size) - first
+            first = level.pairs.searchsorted(node * size)
+            many = level.pairs.searchsorted((node + 1) * size) - first
             entry = np.repeat(first - np.cumsum(many) + many, many) + np.arange(many.sum())
             share = level.counts[entry] / np.repeat(level.totals[node] + level.kinds[node], many)
             p[np.repeat(rows, many), level.pairs[entry] % size] += share

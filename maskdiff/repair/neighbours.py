@@ -156,7 +156,8 @@ def _evaluate(model: NGram, string: Ints, edits: _Edits, after: Floats, count: i
     padded = np.concatenate(
         (np.full(reach, vocabulary.bos), string, [vocabulary.eos], np.full(reach, vocabulary.pad))
     )
-    for step in range(done, width + reach):
+    step = done
+    while step < width + reach:
         # The window of an edit: the symbols before it, those it writes, and those after it.
         bound = edits.score + after[np.minimum(edits.stop + max(step - width, 0), n + 1)]
         if step > width:  # the known rest begins after the window
@@ -164,15 +165,20 @@ def _evaluate(model: NGram, string: Ints, edits: _Edits, after: Floats, count: i
         keep = count * (FIRST if step == done else LATER)
         if len(bound) > keep:
             edits = edits[np.sort(np.argpartition(-bound, keep)[:keep])]
+        # If no later step drops an edit, all of them are evaluated at once.
+        few = len(edits.score) <= count * LATER
+        steps = np.arange(step, width + reach if few else step + 1)
         left = padded[edits.start[:, None] + np.arange(reach)]
         right = padded[np.minimum(edits.stop[:, None] + reach + np.arange(reach), n + 2 * reach)]
         line = np.concatenate((left, edits.written, right), axis=1)
-        at = reach + step
-        target, contexts = line[:, at], line[:, at - 1 :: -1][:, :reach]
-        inside = edits.stop + step - width <= n if step >= width else np.ones(len(line), bool)
-        gain = np.zeros(len(line))
+        target = line[:, reach + steps]  # (edits, steps)
+        contexts = line[:, reach + steps[:, None] - np.arange(1, reach + 1)]
+        inside = (steps < width) | (edits.stop[:, None] + steps - width <= n)
+        gain = np.zeros(target.shape)
         gain[inside] = model.target_log_probs(contexts[inside], target[inside])
-        edits = _Edits(edits.start, edits.stop, edits.written, edits.score + gain)
+        score = sum(gain.T, edits.score)  # in this order
+        edits = _Edits(edits.start, edits.stop, edits.written, score)
+        step += len(steps)
     rest = after[np.minimum(edits.stop + reach, n + 1)]
     edits = _Edits(edits.start, edits.stop, edits.written, edits.score + rest)
     order = np.argsort(-edits.score, kind="stable")[: 2 * count]

@@ -46,7 +46,8 @@ def edit_distance(given: str, text: str, blank: str = "?") -> int:
     A transposition of two neighbours that are edited no further counts as one (optimal string
     alignment).
     """
-    table = _costs(given, text, blank, (), transpositions=True)
+    end = _common_end(given, text, blank)
+    table = _costs(given[: len(given) - end], text[: len(text) - end], blank, (), True)
     return int(table[-1, -1])  # less than 1 / FILL blanks are filled
 
 
@@ -73,8 +74,10 @@ def edit_script(
     `certain` are neither deleted, replaced nor swapped (blanks are filled); None if no script keeps
     them. With `transpositions` a script may have swaps, see `edit_distance`.
     """
-    table = _costs(given, text, blank, certain, transpositions)
-    i, j = len(given), len(text)
+    # A common end is kept, except where a certain symbol may have to take its place.
+    end = 0 if certain else _common_end(given, text, blank)
+    i, j = len(given) - end, len(text) - end
+    table = _costs(given[:i], text[:j], blank, certain, transpositions)
     if not np.isfinite(table[i, j]):
         return None
     script: list[Edit] = []
@@ -109,6 +112,16 @@ def edit_script(
     return tuple(reversed(script))
 
 
+def _common_start(given: str, text: str, blank: str) -> int:
+    """The number of symbols that both begin with, up to a blank."""
+    pairs = enumerate(zip(given, text, strict=False))
+    return next((i for i, (a, b) in pairs if a != b or a == blank), min(len(given), len(text)))
+
+
+def _common_end(given: str, text: str, blank: str) -> int:
+    return _common_start(given[::-1], text[::-1], blank)
+
+
 def _change(old: str, new: str, blank: str, certain: bool) -> float:
     """The cost of `new` in the place of `old`."""
     if old == blank:
@@ -125,8 +138,10 @@ def _costs(
     codes = np.array([ord(symbol) for symbol in text], dtype=np.int64)
     step = np.arange(len(text) + 1)
     table = np.empty((len(given) + 1, len(text) + 1))
-    table[0] = step
-    for i, symbol in enumerate(given):
+    # Up to the first difference, blank or certain symbol, the costs are differences of lengths.
+    same = min((_common_start(given, text, blank), *certain))
+    table[: same + 1] = np.abs(step - np.arange(same + 1)[:, None])
+    for i, symbol in enumerate(given[same:], same):
         price = np.inf if i in certain else 1.0
         row = table[i] + price
         change = np.where(codes == ord(symbol), 0.0, price)

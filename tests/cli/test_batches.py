@@ -61,7 +61,7 @@ class Worker:
 @both_seeds
 def test_equal_requests_are_computed_once(seed: int) -> None:
     """Every request has the results of the first equal one, in its position, for any batches."""
-    for rng in cases(400, seed, 2.0):
+    for rng in cases(400, seed):
         texts: list[Line] = [
             rng.choice(["a", "bb", "ccc", "dd", "e"]) for _ in range(rng.randrange(1, 30))
         ]

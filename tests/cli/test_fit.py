@@ -19,11 +19,13 @@ from maskdiff.models.ngram_denoiser import NGramDenoiser
 from tests.helpers.corpora import GRAMMAR, folder, lines
 from tests.helpers.tiny import tiny_checkpoint
 
+LINES = 150
+
 
 @pytest.fixture
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A working directory with the corpus `pairs`."""
-    folder(tmp_path / "pairs", lines(400))
+    folder(tmp_path / "pairs", lines(LINES))
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -34,8 +36,8 @@ def test_fits_a_folder_and_prints_a_command_that_works(
 ) -> None:
     assert main(["fit", "pairs"]) == 0
     corpus, model, command = capsys.readouterr().out.splitlines()
-    longest = max(map(len, lines(400)))
-    assert corpus == f"400 lines, 15 different symbols, longest {longest}"
+    longest = max(map(len, lines(LINES)))
+    assert corpus == f"{LINES} lines, 15 different symbols, longest {longest}"
     assert "nats per symbol on" in model
     assert "runs/pairs/best.pt" in model
     loaded = checkpoint.load_denoiser("runs/pairs/best.pt")
@@ -58,7 +60,7 @@ def test_the_file_names_the_checker_and_has_the_weights(home: Path) -> None:
 
 @pytest.mark.slow
 def test_a_grammar_makes_every_answer_parse(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    folder(home / "pairs", lines(400), GRAMMAR)
+    folder(home / "pairs", lines(LINES), GRAMMAR)
     assert main(["fit", "pairs", "--accept_ambiguous"]) == 0
     model = capsys.readouterr().out.splitlines()[1]
     assert re.search(r"nats per symbol on \d+ test lines, \d\.\d+ by the fitted grammar", model)
@@ -72,14 +74,14 @@ def test_a_grammar_makes_every_answer_parse(home: Path, capsys: pytest.CaptureFi
 
 @pytest.mark.slow
 def test_a_long_line_raises_the_longest_length(home: Path) -> None:
-    folder(home / "pairs", [*lines(400), "a=1;" * 30 + "b=2"])
+    folder(home / "pairs", [*lines(LINES), "a=1;" * 30 + "b=2"])
     assert main(["fit", "pairs"]) == 0
     assert checkpoint.load_denoiser("runs/pairs/best.pt").language.max_symbols == 123
 
 
 @pytest.mark.slow
 def test_a_table_is_fitted_by_its_column(home: Path) -> None:
-    rows = "".join(f"{i},{line}\n" for i, line in enumerate(lines(400)))
+    rows = "".join(f"{i},{line}\n" for i, line in enumerate(lines(LINES)))
     (home / "rules.csv").write_text("id,rule\n" + rows)
     assert main(["fit", "rules.csv", "--field", "rule"]) == 0
     assert checkpoint.load_denoiser("runs/rules/best.pt").ngram is not None
@@ -133,7 +135,7 @@ def test_a_corpus_without_held_out_lines_is_fitted(
     home: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The order is then 6, and no line measures it."""
-    few = [text for text in lines(400) if split_of(text) == "train"][:5]
+    few = [text for text in lines(LINES) if split_of(text) == "train"][:5]
     folder(home / "few", few)
     assert main(["fit", "few"]) == 0
     assert "no test lines" in capsys.readouterr().out

@@ -79,7 +79,7 @@ def in_chunks(data: bytes, rng: random.Random) -> list[Line]:
 @both_seeds
 def test_lines_equal_those_of_universal_newlines(seed: int) -> None:
     """Compare with `io.TextIOWrapper(newline=None)` for every chunk size."""
-    for rng in cases(3000, seed, 1.0):
+    for rng in cases(3000, seed):
         text = "".join(
             rng.choice("a\n\r\r\n\u2028\x85\x0b\x0c\x1c é") for _ in range(rng.randrange(14))
         )
@@ -92,7 +92,7 @@ def test_lines_equal_those_of_universal_newlines(seed: int) -> None:
 
 @both_seeds
 def test_long_lines_give_errors_in_their_position(seed: int) -> None:
-    for rng in cases(500, seed, 1.0):
+    for rng in cases(500, seed):
         text = "".join(rng.choice("aaaa\r\n") for _ in range(rng.randrange(30)))
         file = Chunks(text.encode())
         file.size = rng.randrange(1, 6)
@@ -128,7 +128,7 @@ def test_a_pipe_is_answered_line_by_line() -> None:
 @both_seeds
 def test_chunk_size_does_not_change_the_lines(monkeypatch: pytest.MonkeyPatch, seed: int) -> None:
     """CR, LF and CR LF are equal for any chunk boundary, also around lines that are errors."""
-    for rng in cases(3000, seed, 2.0):
+    for rng in cases(3000, seed):
         data = b"".join(rng.choice(PIECES) for _ in range(rng.randrange(25)))
         if rng.random() < 0.3:
             data = b"\xef\xbb\xbf" + data

@@ -14,6 +14,7 @@ import pytest
 from maskdiff import checkpoint
 from maskdiff.cli import train as train_universal
 from maskdiff.cli.arguments import run_cli
+from tests.helpers.forked import Forked
 from tests.helpers.paths import REPOSITORY
 from tests.helpers.streams import closed_pipe
 
@@ -201,9 +202,10 @@ def test_closed_streams_do_not_stop_training(
 ) -> None:
     """Both streams close in a second process, one of them in this process."""
     argv = [*TINY, "--max_iters", "3", "--eval_interval", "1", "--name"]
-    line = shlex.join([sys.executable, str(REPOSITORY / "train_universal.py"), *argv, "both"])
-    shell = ["bash", "-c", f"{line} 2>&1 | true; exit ${{PIPESTATUS[0]}}"]
-    assert subprocess.run(shell, timeout=120, cwd=empty_folder).returncode == 141
+    with closed_pipe() as pipe:
+        words = [str(REPOSITORY / "train_universal.py"), *argv, "both"]
+        with Forked(words, stdout=pipe, stderr=pipe) as process:
+            assert process.wait() == 141
     with closed_pipe():
         assert run_cli(train_universal.main, [*argv, "out"]) == 141
     assert "Traceback" not in capsys.readouterr().err

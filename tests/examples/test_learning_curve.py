@@ -11,6 +11,8 @@ import pytest
 from maskdiff.errors import DataError
 from maskdiff.languages import split_of
 from tests.helpers.corpora import folder, lines
+from tests.helpers.forked import run
+from tests.helpers.paths import REPOSITORY
 from tests.helpers.scripts import example
 
 curve = example("learning_curve.py")
@@ -76,9 +78,19 @@ def test_a_plot_is_drawn(tmp_path: Path) -> None:
     assert (tmp_path / "plot.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_a_program_that_fails_is_an_error() -> None:
+    with pytest.raises(DataError, match=r"train_universal\.py ends with status 2"):
+        curve.run_program("train_universal.py", "--max_it", 5)
+
+
 @pytest.mark.slow
-def test_a_cell_is_trained_and_measured() -> None:
-    cell = {"corpus": "pairs", "lines": 120, "minutes": 0.1, "threads": 1, "seed": 0, "samples": 4}
+def test_a_cell_is_trained_and_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    def run_program(program: str, *arguments: object) -> None:
+        done = run([str(REPOSITORY / program), *map(str, arguments)])
+        assert done.returncode == 0, done.stderr
+
+    monkeypatch.setattr(curve, "run_program", run_program)  # which takes seconds to import torch
+    cell = {"corpus": "pairs", "lines": 120, "minutes": 0.1, "threads": 1, "seed": 0, "samples": 2}
     flags = "--max_iters 2 --eval_interval 2 --n_embd 16 --n_layer 1 --eval_samples 4"
     figures = curve.measure(TEXTS, cell, [*flags.split(), "--live_samples", "2"])
     assert figures.keys() == curve.FIGURES.keys()

@@ -124,6 +124,7 @@ def test_only_the_names_differ(runs: tuple[Path, Path]) -> None:
         assert theirs == [f"{name[-6]}-{i}" for i in range(3)]
 
 
+@pytest.mark.slow
 def test_two_seeds_that_share_all_problems_are_those_problems(runs: tuple[Path, Path]) -> None:
     """Three problems in place of six: the same means, and wider intervals wherever problems are
     what is resampled."""

@@ -106,7 +106,7 @@ def test_marked_code_equals_that_of_markdown_it(seed: int) -> None:
     """Whatever stands around it: the last block marked as Python, as markdown-it finds it."""
     reader = pytest.importorskip("markdown_it").MarkdownIt("commonmark").disable(["html_block"])
     found = 0
-    for rng in cases(3000, seed, 1.0):
+    for rng in cases(3000, seed):
         answer = "\n".join(random_line(rng) for _ in range(rng.randrange(12))) + "\n"
         blocks = [token for token in reader.parse(answer) if token.type == "fence"]
         code = [token.content for token in blocks if token.info.strip() == "python"]

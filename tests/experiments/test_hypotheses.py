@@ -164,9 +164,7 @@ def test_intervals_of_few_units_keep_their_coverage(units: int) -> None:
         values = rng.normal(size=units)
         estimate = bootstrap(values, rng, 400)
         covered += estimate.low <= 0 <= estimate.high
-        low, high = np.percentile(
-            [rng.choice(values, units).mean() for _ in range(100)], (2.5, 97.5)
-        )
+        low, high = np.percentile(rng.choice(values, (100, units)).mean(1), (2.5, 97.5))
         plain += low <= 0 <= high
     assert covered / 400 >= 0.92
     assert plain / 400 < 0.92
@@ -197,7 +195,7 @@ def test_intervals_of_independent_problems_cover() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seeds, problems, spread", [(40, 5, 1.0), (10, 10, 0.3)])
+@pytest.mark.parametrize("seeds, problems, spread", [(20, 5, 1.0), (10, 10, 0.3)])
 def test_intervals_of_problems_that_seeds_tie_together_cover(
     seeds: int, problems: int, spread: float
 ) -> None:

@@ -88,6 +88,7 @@ def test_other_seeds_and_other_weights_give_other_results(whole: Path, tmp_path:
     )  # a seed is the same in any set
 
 
+@pytest.mark.slow
 @every_experiment
 def test_an_experiment_alone_equals_its_part_of_the_set_and_keeps_the_weights(
     whole: Path, tmp_path: Path, name: str
@@ -146,6 +147,7 @@ def test_an_interrupted_run_resumes_with_the_same_policy_and_bytes(
     assert parts_of(tmp_path) == parts_of(whole)
 
 
+@pytest.mark.slow
 def test_measured_parts_are_not_measured_again(whole: Path, tmp_path: Path) -> None:
     folder = tmp_path / "copy"
     shutil.copytree(whole, folder)
@@ -163,6 +165,7 @@ def test_measured_parts_are_not_measured_again(whole: Path, tmp_path: Path) -> N
     assert all(after[name] == before[name] for name in before if name != "results.json")
 
 
+@pytest.mark.slow
 def test_a_part_does_not_change_when_its_bytes_are_read_again(whole: Path) -> None:
     """The conclusions use the parts as they were written: numbers of 9 digits, None for unknown
     values."""
@@ -175,6 +178,7 @@ def test_a_part_does_not_change_when_its_bytes_are_read_again(whole: Path) -> No
 # ----------------------------------------------------------------------------------- refused inputs
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "changes, named",
     [
@@ -194,6 +198,7 @@ def test_parts_of_another_configuration_are_refused(
     assert files_of(whole) == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "changes, named",
     [
@@ -231,6 +236,7 @@ def test_an_unusable_folder_raises_a_one_line_error(tmp_path: Path) -> None:
     assert "cannot make the folder" in one_line(lambda: run(tmp_path))
 
 
+@pytest.mark.slow
 def test_parts_without_their_seed_file_are_not_reused(whole: Path, tmp_path: Path) -> None:
     """The owner of such parts is unknown, so that a run of another policy must not use them."""
     folder = tmp_path / "copy"
@@ -263,6 +269,7 @@ def strange(text: str) -> list[str]:
     return re.findall(r"\b-?(?:nan|inf|infinity)\b", text, flags=re.IGNORECASE)
 
 
+@pytest.mark.slow
 def test_results_hold_numbers_and_no_times_or_paths(whole: Path) -> None:
     """Two runs with equal bytes show that the results hold no time."""
     text = (whole / "results.json").read_text()
@@ -292,6 +299,7 @@ def test_answers_of_few_tokens_leave_no_strange_numbers(tmp_path: Path) -> None:
     assert strange(report.to_markdown(results, setting, "command")) == []
 
 
+@pytest.mark.slow
 def test_an_environment_that_cannot_locate_mistakes_has_no_claims_about_them(
     whole: Path, tmp_path: Path
 ) -> None:
@@ -308,6 +316,7 @@ def test_an_environment_that_cannot_locate_mistakes_has_no_claims_about_them(
     }
 
 
+@pytest.mark.slow
 def test_the_page_shows_every_claim_table_and_note(whole: Path) -> None:
     page = (whole / "report.md").read_text()
     config = results_of(whole)["config"]
@@ -346,6 +355,7 @@ def test_the_page_shows_every_claim_table_and_note(whole: Path) -> None:
     )  # rows of equal cells
 
 
+@pytest.mark.slow
 def test_the_summary_shows_both_verdicts_of_each_claim(
     whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -422,6 +432,7 @@ def test_records_are_identified_by_their_content(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.slow
 def test_plots_are_images_with_content(whole: Path) -> None:
     image = pytest.importorskip("matplotlib.image")
     for name in NAMES:

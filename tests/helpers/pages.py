@@ -26,10 +26,11 @@ WHOLE = bool(os.environ.get("TUTORIAL_WHOLE"))  # run the commands as they are p
 SMALLER = (
     (
         r"(python train_universal\.py(?:[^\n]*\\\n)*[^\n]*)",
-        r"\1 --max_iters 10 --eval_interval 10 --n_embd 32 --eval_samples 16 --live_samples 2 "
-        r"--threads 1",
+        r"\1 --max_iters 4 --eval_interval 4 --n_embd 32 --n_layer 1 --eval_samples 4 "
+        r"--live_samples 2 --threads 1",
     ),
-    (r"--num_samples \d+", "--num_samples 6"),
+    (r"--num_samples \d+", "--num_samples 3"),
+    (r"range\(1000\)", "range(200)"),  # lines of a corpus
 )
 
 

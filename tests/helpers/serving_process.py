@@ -6,8 +6,6 @@ import json
 import os
 import signal
 import socket
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -17,10 +15,10 @@ from typing import Any
 
 import httpx
 
-from tests.helpers.paths import REPOSITORY
+from tests.helpers.forked import Forked
 
 SCRIPT = """
-import resource, socket, sys
+import os, resource, socket, sys
 from tests.helpers.serving_toy import Toy, served
 from maskdiff.cli import arguments as cli
 from maskdiff.serving import connections, server
@@ -34,7 +32,8 @@ if files:
     ready = serve_cli._log
     def say(line):
         ready(line)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (files, files))
+        most = files + len(os.listdir("/proc/self/fd"))
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     serve_cli._log = say
 server.GRACE = 0.3
 server.PAUSE = connections.BODY_GRACE = 0.2
@@ -55,7 +54,7 @@ sys.exit(cli.run_cli(lambda argv: serve_cli.serve(parser.parse_args(argv)), flag
 class Running:
     """A server that runs."""
 
-    process: subprocess.Popen[bytes]
+    process: Forked
     port: int
     log: Path
     own: int = 0  # sockets without any connection
@@ -111,14 +110,12 @@ def process(
     Args:
         pause: seconds that each call of the toy takes.
         token_bytes: memory that the toy claims for each token.
-        files: descriptors that the process may have once it is ready; 0 leaves them as they are.
+        files: descriptors that the process may open once it is ready; 0 sets no limit.
     """
     log = folder / "log.txt"
-    command = [sys.executable, "-c", SCRIPT, str(pause), str(token_bytes), str(files), *flags]
+    words = ["-c", SCRIPT, str(pause), str(token_bytes), str(files), *flags]
     with log.open("wb") as errors, ExitStack() as stack:
-        environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
-        started = stack.enter_context(subprocess.Popen(command, stderr=errors, env=environment))
-        stack.callback(started.kill)
+        started = stack.enter_context(Forked(words, stderr=errors))
         wait_until(lambda: log.read_bytes().endswith(b"/v1\n") or started.poll() is not None, 60)
         assert started.poll() is None, log.read_text()
         server = Running(started, int(log.read_text().split(":")[-1].split("/")[0]), log)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import sys
 from pathlib import Path
 
 import torch
@@ -34,17 +32,8 @@ def flags(folder: Path, **changes: object) -> list[str]:
     return words
 
 
-def command(folder: Path, *extra: str, **changes: object) -> list[str]:
-    return [
-        sys.executable,
-        str(REPOSITORY / "train_universal.py"),
-        *flags(folder, **changes),
-        *extra,
-    ]
-
-
-def environment() -> dict[str, str]:
-    return {**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
+def command(folder: Path, **changes: object) -> list[str]:
+    return [str(REPOSITORY / "train_universal.py"), *flags(folder, **changes)]
 
 
 def same_tensors(a: object, b: object) -> bool:

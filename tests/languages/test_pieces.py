@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from copy import deepcopy
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -30,7 +31,12 @@ from maskdiff.training.loop import Trainer
 from tests.helpers.tiny import PIECES, tiny_payload
 
 LANGUAGE = make_language()
-PIECED = piece_vocabulary(LANGUAGE, 120)
+
+
+@cache
+def pieced() -> Vocabulary:
+    """Return a vocabulary of pieces."""
+    return piece_vocabulary(LANGUAGE, 120)
 
 
 @pytest.fixture(scope="module")
@@ -61,31 +67,31 @@ def merged_naively(text: str, merges: tuple[tuple[str, str], ...]) -> list[str]:
 @settings(max_examples=200, deadline=None)
 @given(st.text(alphabet="0123456789()+*=", max_size=40))
 def test_encoding_follows_the_merges_and_decoding_inverts_it(text: str) -> None:
-    ids = PIECED.encode(text)
-    assert PIECED.decode(ids) == text
-    assert [PIECED.symbols[i] for i in ids] == merged_naively(text, PIECED.merges)
-    assert PIECED.encode_many([text, text[:3]]) == [ids, PIECED.encode(text[:3])]
+    ids = pieced().encode(text)
+    assert pieced().decode(ids) == text
+    assert [pieced().symbols[i] for i in ids] == merged_naively(text, pieced().merges)
+    assert pieced().encode_many([text, text[:3]]) == [ids, pieced().encode(text[:3])]
 
 
 @pytest.mark.slow
 def test_the_vocabulary_has_the_size_asked_for_and_all_characters() -> None:
-    assert len(PIECED) == 120
-    assert set("0123456789()+*=") <= set(PIECED.symbols)
-    assert PIECED.digit is None
-    assert piece_vocabulary(LANGUAGE, 120) == PIECED
-    assert len(PIECED.encode("(+(*75)10)=45")) < 13
+    assert len(pieced()) == 120
+    assert set("0123456789()+*=") <= set(pieced().symbols)
+    assert pieced().digit is None
+    assert piece_vocabulary(LANGUAGE, 120) == pieced()
+    assert len(pieced().encode("(+(*75)10)=45")) < 13
     assert all(split_of(text) == "train" for text in training_strings(LANGUAGE)[:500])
 
 
 def test_blanks_stay_apart_and_foreign_symbols_are_named() -> None:
-    mask, text = PIECED.mask, "(+(*7?)10)=4?"
-    ids = PIECED.encode(text, blanks=True)
+    mask, text = pieced().mask, "(+(*7?)10)=4?"
+    ids = pieced().encode(text, blanks=True)
     assert ids.count(mask) == 2
-    assert PIECED.decode(ids) == text
+    assert pieced().decode(ids) == text
     with pytest.raises(ParseError, match="'z' at position 2"):
-        PIECED.encode("(+z")
+        pieced().encode("(+z")
     with pytest.raises(ParseError, match="'z' at position 0"):
-        PIECED.encode_many(["(+", "z"])
+        pieced().encode_many(["(+", "z"])
 
 
 @pytest.mark.parametrize(
@@ -127,21 +133,21 @@ def test_vocabulary_sizes_are_checked() -> None:
 
 def test_lengths_in_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("maskdiff.languages.pieces.DRAWS", 4000)
-    probs = token_lengths(LANGUAGE, PIECED)
+    probs = token_lengths(LANGUAGE, pieced())
     assert probs.sum() == pytest.approx(1.0)
-    counts = [len(row) for row in PIECED.encode_many(training_strings(LANGUAGE))]
+    counts = [len(row) for row in pieced().encode_many(training_strings(LANGUAGE))]
     assert probs @ np.arange(len(probs)) == pytest.approx(np.mean(counts))
     assert np.array_equal(token_lengths(LANGUAGE, LANGUAGE.vocabulary), LANGUAGE.length_probs())
 
 
 def test_batches_of_pieces_are_the_strings_themselves() -> None:
     texts = training_strings(LANGUAGE)[:300]
-    store = Store(texts, PIECED)
-    assert [PIECED.decode(row.tolist()) for row in store.rows(np.arange(300))] == texts
-    plain, pieced = (
-        Batches(LANGUAGE, 100, 20, seed=0, vocabulary=v).texts() for v in (None, PIECED)
+    store = Store(texts, pieced())
+    assert [pieced().decode(row.tolist()) for row in store.rows(np.arange(300))] == texts
+    plain, in_pieces = (
+        Batches(LANGUAGE, 100, 20, seed=0, vocabulary=v).texts() for v in (None, pieced())
     )
-    assert plain == pieced
+    assert plain == in_pieces
 
 
 # Checkpoints

@@ -19,6 +19,8 @@ from tests.helpers.serving_process import Running, all_of, head, process, reques
 
 TYPE = {"Content-Type": "application/json"}
 
+pytestmark = pytest.mark.slow  # each worker that has a test starts a server
+
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:

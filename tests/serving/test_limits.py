@@ -248,7 +248,7 @@ def test_the_end_waits_for_no_client(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_without_descriptors_the_server_logs_little_and_keeps_running(tmp_path: Path) -> None:
-    with process(tmp_path, files=24) as server, ExitStack() as stack:
+    with process(tmp_path, files=12) as server, ExitStack() as stack:
         for i in range(80):
             stack.enter_context(server.connect(b"GET /v1/mo", f"127.0.0.{1 + i % 9}"))
         assert all(server.answers() for _ in range(5))
@@ -258,7 +258,7 @@ def test_without_descriptors_the_server_logs_little_and_keeps_running(tmp_path: 
 
 @pytest.mark.slow
 def test_without_descriptors_it_waits_for_work_to_end(tmp_path: Path) -> None:
-    with process(tmp_path, pause=0.05, files=20) as server, ExitStack() as stack:
+    with process(tmp_path, pause=0.05, files=8) as server, ExitStack() as stack:
         sent = request(max_tokens=30, logprobs=0)
         for _ in range(40):
             stack.enter_context(server.connect(sent))
@@ -406,6 +406,7 @@ HOSTILE = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", HOSTILE)
 def test_hostile_bodies_take_little(patient: Running, kind: str) -> None:
     """A body of a megabyte takes at most 100 times as much while it is read."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import socket
 import subprocess
@@ -17,6 +16,7 @@ from typing import Any
 
 import pytest
 
+from tests.helpers.forked import PIPE, Forked
 from tests.helpers.paths import REPOSITORY
 
 pytest.importorskip("fastapi")
@@ -44,19 +44,8 @@ from tests.helpers.tiny import tiny_checkpoint, tiny_config
 @pytest.mark.slow
 def test_the_command_serves_until_it_is_ended(tmp_path: Path) -> None:
     path = tiny_checkpoint(tmp_path, causal_length=False)
-    command = [
-        sys.executable,
-        "-m",
-        "maskdiff",
-        "serve",
-        "--checkpoint",
-        str(path),
-        "--port",
-        "0",
-        "--threads",
-        "1",
-    ]
-    with started(command, tmp_path) as (process, client, name):
+    words = ["-m", "maskdiff", "serve", "--checkpoint", str(path), "--port", "0", "--threads", "1"]
+    with started(words, tmp_path) as (process, client, name):
         assert name == "tiny"
         asked: dict[str, Any] = {
             "model": "tiny",
@@ -93,7 +82,7 @@ sys.exit(cli.run_cli(lambda argv: serve_cli.serve(parser.parse_args(argv)), flag
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_signals_end_it_in_the_middle_of_an_answer(tmp_path: Path, number: signal.Signals) -> None:
-    with started([sys.executable, "-c", LIGHT], tmp_path) as (process, client, _):
+    with started(["-c", LIGHT], tmp_path) as (process, client, _):
         stream = client.completions.create(
             model="toy", prompt="?", temperature=0, max_tokens=5000, stream=True
         )
@@ -107,8 +96,10 @@ def test_signals_end_it_in_the_middle_of_an_answer(tmp_path: Path, number: signa
 def test_signals_end_it_in_the_middle_of_a_slice_and_of_a_body(tmp_path: Path) -> None:
     """The answer is refused at once; the body, which could still come, when the grace is over.
     The server prints nothing else."""
-    command = [sys.executable, "-c", LIGHT.replace("0.05", "60")]
-    with started(command, tmp_path) as (process, client, _), ThreadPoolExecutor(2) as pool:
+    with (
+        started(["-c", LIGHT.replace("0.05", "60")], tmp_path) as (process, client, _),
+        ThreadPoolExecutor(2) as pool,
+    ):
         asked = [
             pool.submit(client.completions.create, model="toy", prompt="?", seed=seed)
             for seed in range(2)
@@ -126,33 +117,22 @@ def test_signals_end_it_in_the_middle_of_a_slice_and_of_a_body(tmp_path: Path) -
         assert response.startswith(b"HTTP/1.1 503 ")
         assert b"the server is ending" in response
         assert process.wait(20) == 0
-        assert process.stderr is not None
         assert process.stderr.read() == ""
 
 
 @contextmanager
-def started(
-    command: list[str], folder: Path
-) -> Iterator[tuple[subprocess.Popen[str], openai.OpenAI, str]]:
+def started(words: list[str], folder: Path) -> Iterator[tuple[Forked, openai.OpenAI, str]]:
     """The process, a client of its server, and the name of its model."""
-    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
-    with subprocess.Popen(
-        command, cwd=folder, stderr=subprocess.PIPE, text=True, env=environment
-    ) as process:
-        try:
-            assert process.stderr is not None
-            line = process.stderr.readline()
-            assert line.startswith("maskdiff: serving "), line
-            yield process, client_of(line.split()[-1]), line.split()[2]
-        finally:
-            process.kill()
+    with Forked(words, folder, stderr=PIPE) as process:
+        line = process.stderr.readline()
+        assert line.startswith("maskdiff: serving "), line
+        yield process, client_of(line.split()[-1]), line.split()[2]
 
 
-def end(process: subprocess.Popen[str], number: signal.Signals) -> None:
+def end(process: Forked, number: signal.Signals) -> None:
     """The signal ends it, without another word and as a success."""
     process.send_signal(number)
     assert process.wait(20) == 0
-    assert process.stderr is not None
     assert process.stderr.read() == ""
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 from dataclasses import replace
 
@@ -20,14 +21,18 @@ from maskdiff.sampling import Canvas, GrammarConstraint
 from tests.helpers.tiny import tiny_loaded
 
 LANGUAGE = ArithmeticLanguage(LanguageConfig())
-CONSTRAINT = GrammarConstraint.of(LANGUAGE)
 INNER = [LANGUAGE.vocabulary.symbols[i] for i in LANGUAGE.vocabulary.inner_ids]
 EVERY = 10**6
 
 
+@functools.cache
+def constraint() -> GrammarConstraint:
+    return GrammarConstraint.of(LANGUAGE)
+
+
 def puzzle(template: str, grammar: bool = True) -> FillProblem:
     canvas = Canvas.template([template], LANGUAGE.vocabulary)
-    mask = CONSTRAINT.mask(canvas.tokens, ~canvas.known, canvas.length) if grammar else None
+    mask = constraint().mask(canvas.tokens, ~canvas.known, canvas.length) if grammar else None
     return FillProblem(template, LANGUAGE.vocabulary, LANGUAGE.holds, LANGUAGE.forced_ending, mask)
 
 

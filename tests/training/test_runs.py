@@ -7,7 +7,6 @@ import random
 import re
 import shutil
 import signal
-import subprocess
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -29,8 +28,9 @@ from maskdiff.training.loop import Trainer
 from maskdiff.training.state import check_same_language, check_unchanged
 from maskdiff.utils.files import lock, remove_leftovers, write_atomic
 from tests.helpers.corrections import BASE
+from tests.helpers.forked import PIPE, Forked
 from tests.helpers.fuzz import both_seeds, cases
-from tests.helpers.training import assert_same_run, command, curves, environment, same_tensors, tiny
+from tests.helpers.training import assert_same_run, command, curves, same_tensors, tiny
 
 QUICK: dict[str, object] = {"max_iters": 8, "eval_interval": 8}
 
@@ -61,7 +61,7 @@ def corpus(folder: Path) -> LanguageConfig:
 @pytest.mark.slow
 @both_seeds
 def test_draws_depend_on_the_lines_and_not_on_their_order(tmp_path: Path, seed: int) -> None:
-    for rng in cases(20, seed, 2.0):
+    for rng in cases(20, seed):
         lines = some_lines(rng)
         languages = []
         for name in ("one", "two"):
@@ -220,8 +220,7 @@ def test_a_second_training_in_a_folder_is_refused_and_the_first_ends_when_it_is_
     folder, rare = tmp_path / "run", 10**6
     settings: dict[str, object] = {"max_iters": rare, "save_interval": rare, "eval_interval": rare}
     long = command(folder, **{**QUICK, **settings, "log_interval": 20})
-    first = subprocess.Popen(long, env=environment(), stderr=subprocess.PIPE, text=True)
-    try:
+    with Forked(long, stderr=PIPE) as first:
         wait_for(folder / "config.yaml")
         before = files(folder)
         message = f"another training runs in '{folder}' (process {first.pid} on "
@@ -236,12 +235,10 @@ def test_a_second_training_in_a_folder_is_refused_and_the_first_ends_when_it_is_
         assert {path: after[path] for path in before} == before
         assert not any(path.suffix == ".pt" for path in after)
         folder.rename(tmp_path / "gone")
-        _, errors = first.communicate(timeout=120)
-    finally:
-        first.kill()
-        first.wait(60)
+        errors = first.stderr.read()
+        status = first.wait()
     line = f"train_universal.py: '{folder}' was removed or moved during the run, which ends"
-    assert (first.returncode, errors.splitlines()[-1]) == (2, line)
+    assert (status, errors.splitlines()[-1]) == (2, line)
     assert "Traceback" not in errors
     assert not folder.exists()
 
@@ -438,7 +435,7 @@ def test_curves_of_killed_runs_have_no_gaps_and_no_duplicates(tmp_path: Path, se
     Trainer(tiny(**changes), tmp_path / "whole").run()
     expected = curves(tmp_path / "whole")
     assert [step for step, _ in expected["train/loss_causal"]] == [4, 8, 12, 16, 20]
-    for number, rng in enumerate(cases(4, seed, 1.0)):
+    for number, rng in enumerate(cases(4, seed)):
         folder = tmp_path / str(number)
         for _ in range(3):
             trainer = Trainer(tiny(**changes), folder, resume=(folder / "last.pt").exists())

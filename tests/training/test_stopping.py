@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import socket
-import subprocess
 import sys
 from pathlib import Path
 
@@ -15,7 +14,8 @@ from maskdiff import checkpoint
 from maskdiff.cli import train
 from maskdiff.cli.arguments import run_cli
 from maskdiff.training.loop import Trainer
-from tests.helpers.training import assert_same_run, curves, environment, flags, tiny
+from tests.helpers.forked import PIPE, Forked, run
+from tests.helpers.training import assert_same_run, command, curves, flags, tiny
 
 SIGNALLED = """
 import os, signal, sys
@@ -59,13 +59,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.slow
 def test_a_killed_process_resumes_from_its_last_checkpoint(tmp_path: Path, whole: Path) -> None:
     program, parts = signalled(tmp_path, signal.SIGKILL), tmp_path / "parts"
-    done = subprocess.run(
-        [sys.executable, str(program), *flags(parts)],
-        env=environment(),
-        capture_output=True,
-        timeout=120,
-    )
-    assert done.returncode == -signal.SIGKILL
+    assert run([str(program), *flags(parts)]).returncode == -signal.SIGKILL
     assert_resumes(parts, 6, whole)
 
 
@@ -96,24 +90,6 @@ def test_a_signal_stops_the_command_and_the_run_resumes(
 OF_TWO: dict[str, object] = {"use_coupling": True, "dropout": 0.1, "shards": 4}
 
 
-# Two processes of a group without a launcher, which share one import of torch.
-PAIR = """
-import os, sys
-import torch._dynamo
-from maskdiff.cli import train
-from maskdiff.cli.arguments import run_cli
-from maskdiff.training import loop
-
-processes = []
-for rank in range(2):
-    if not (process := os.fork()):
-        os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank))
-        sys.exit(run_cli(train.main))
-    processes.append(process)
-sys.exit(max(abs(os.waitstatus_to_exitcode(os.waitpid(p, 0)[1])) for p in processes))
-"""
-
-
 @pytest.fixture(scope="module")
 def whole_run_of_two(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return the folder of a run of two processes with two shards each."""
@@ -122,14 +98,13 @@ def whole_run_of_two(tmp_path_factory: pytest.TempPathFactory) -> Path:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
     group = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-    done = subprocess.run(
-        [sys.executable, "-c", PAIR, *flags(folder, **OF_TWO)],
-        env={**environment(), **group},
-        capture_output=True,
-        text=True,
-        timeout=240,
+    places = [{**group, "RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(2)]
+    first, second = (
+        Forked(command(folder, **OF_TWO), environment=place, stderr=PIPE) for place in places
     )
-    assert done.returncode == 0, done.stderr[-2000:]
+    with first, second:  # a group without a launcher
+        assert first.wait() == 0, first.stderr.read()
+        assert second.wait() == 0, second.stderr.read()
     return folder
 
 
@@ -143,20 +118,24 @@ def test_two_processes_equal_one_bit_for_bit(tmp_path: Path, whole_run_of_two: P
     assert float(weights["weights"]["coupling.weight"].abs().max()) > 1e-3  # the data was used
 
 
+# `torchrun --nproc_per_node=2 --standalone`, except that it forks its processes.
+LAUNCHED = """
+import runpy, sys
+from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+sys.argv[:1] = []
+group = {"rdzv_backend": "c10d", "rdzv_endpoint": "localhost:0", "run_id": "one"}
+config = LaunchConfig(1, 1, 2, **group, max_restarts=0, start_method="fork")
+elastic_launch(config, runpy.run_path)(sys.argv[0], None, "__main__")
+"""
+
+
 @pytest.mark.slow
 def test_a_signal_to_one_of_two_processes_stops_both_and_the_run_resumes(
     tmp_path: Path, whole_run_of_two: Path
 ) -> None:
     program, parts = signalled(tmp_path, signal.SIGTERM, rank=1), tmp_path / "parts"
-    launch = [sys.executable, "-m", "torch.distributed.run"]
-    launch += ["--nproc_per_node=2", "--master_port=0", "--standalone"]
-    stopped = subprocess.run(
-        [*launch, str(program), *flags(parts, **OF_TWO)],
-        env=environment(),
-        capture_output=True,
-        text=True,
-        timeout=240,
-    )
+    stopped = run(["-c", LAUNCHED, str(program), *flags(parts, **OF_TWO)])
     assert stopped.returncode != 0
     again = f"torchrun --nproc_per_node=2 {program} --checkpoint_dir {parts} --resume"
     assert f"SIGTERM: stopped after step 8; go on with: {again}" in stopped.stderr

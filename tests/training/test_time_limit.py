@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -26,10 +27,12 @@ class FakeClock:
         return self.now
 
 
-@pytest.fixture(autouse=True)
-def few_measured_steps(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(time_limit, "SKIPPED", 2)
-    monkeypatch.setattr(time_limit, "MEASURED", 3)
+@pytest.fixture(autouse=True, scope="module")
+def few_measured_steps() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(time_limit, "SKIPPED", 2)
+        patch.setattr(time_limit, "MEASURED", 3)
+        yield
 
 
 def limited(**changes: object):  # type: ignore[no-untyped-def]
@@ -96,14 +99,21 @@ def test_an_interval_of_0_spreads_the_validations() -> None:
     assert spread_evaluations(TrainConfig()) == TrainConfig()
 
 
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the folder of an uninterrupted run."""
+    folder = tmp_path_factory.mktemp("whole")
+    assert trainer(folder).run().step > 20
+    return folder
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("stop", [8, 20])
 def test_a_resumed_run_of_a_time_limit_equals_an_uninterrupted_one(
-    tmp_path: Path, stop: int
+    tmp_path: Path, whole: Path, stop: int
 ) -> None:
     """The number of steps is measured once: a slower clock after resumption changes nothing."""
-    whole, parts = tmp_path / "whole", tmp_path / "parts"
-    assert trainer(whole).run().step > stop
+    parts = tmp_path / "parts"
     first = trainer(parts)
     stop_at(first, stop)
     assert first.run().step == stop + 1

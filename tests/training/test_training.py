@@ -23,10 +23,10 @@ from tests.helpers.training import assert_same_run, curves, same_tensors, tiny
 
 RUNS: dict[str, dict[str, object]] = {
     "plain": {"live_samples": 4},
-    "self_cond": {"use_self_cond": True},
-    "coupling": {"use_coupling": True},
-    "dropout": {"dropout": 0.2},
-    "fresh": {"num_samples": 0, "length_tilt": 0.3},
+    "random": {  # all that draws random numbers
+        "use_self_cond": True, "use_coupling": True, "dropout": 0.2, "num_samples": 0,
+        "length_tilt": 0.3,
+    },
     "faithful": {
         "faithful": True, "head": "aligned", "positions": "learned", "end_positions": False,
     },
@@ -62,13 +62,12 @@ def test_another_seed_gives_other_weights(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_other_shards_are_the_same_run_up_to_rounding(tmp_path: Path) -> None:
     """Rounding differs (the negative control of the test above) and stays small at first."""
-    for shards in (1, 2, 5):
-        Trainer(tiny(shards=shards), tmp_path / str(shards)).run()
-    runs = [checkpoint.load(tmp_path / name / "last.pt") for name in ("1", "2", "5")]
-    assert not same_tensors(runs[0]["weights"], runs[1]["weights"])
-    for run in runs[1:]:
-        for name, weight in runs[0]["weights"].items():
-            torch.testing.assert_close(run["weights"][name], weight, atol=1e-5, rtol=0)
+    for shards in (1, 5):
+        Trainer(tiny(shards=shards, max_iters=8), tmp_path / str(shards)).run()
+    one, five = (checkpoint.load(tmp_path / name / "last.pt")["weights"] for name in "15")
+    assert not same_tensors(one, five)
+    for name, weight in one.items():
+        torch.testing.assert_close(five[name], weight, atol=1e-5, rtol=0)
 
 
 def test_shards_are_added_in_order() -> None:

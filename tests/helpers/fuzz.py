@@ -16,7 +16,7 @@ import pytest
 
 FIXED_SEED = 20_261_130
 FRESH_SEED = int(os.environ.get("MASKDIFF_FUZZ_SEED") or random.SystemRandom().randrange(2**32))
-SECONDS = float(os.environ.get("MASKDIFF_FUZZ_SECONDS") or 1.0)
+SECONDS = float(os.environ.get("MASKDIFF_FUZZ_SECONDS") or 0.5)
 
 both_seeds = pytest.mark.parametrize("seed", [FIXED_SEED, FRESH_SEED], ids=["fixed", "fresh"])
 

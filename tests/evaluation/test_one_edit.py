@@ -64,6 +64,7 @@ def test_neighbours_are_all_possible_sources_of_an_edit() -> None:
         }
 
 
+@pytest.mark.slow
 def test_optimum_is_best_on_every_string() -> None:
     """Compare with all strings of a small language, not only with neighbours."""
     language: Any = make_language(LanguageConfig(max_int=1, max_depth=2, max_len=20))

@@ -31,7 +31,7 @@ def damaged(loaded: Loaded, count: int, seed: int, symbols: str = SYMBOLS) -> li
     short = [
         text
         for text in loaded.language.sample_many(400, np.random.default_rng(seed))
-        if len(text) <= 20
+        if len(text) <= 14
     ]
     for text in short[:count]:
         for _ in range(rng.randint(1, 4)):
@@ -77,17 +77,11 @@ def test_truth_can_be_switched_off(loaded: Loaded) -> None:
 def test_certain_symbols_never_change(loaded: Loaded) -> None:
     """Check random spans of random strings; without marks some symbol does change."""
     rng, broken = random.Random(3), 0
-    for text in damaged(loaded, 5, 2, "0123456789"):
+    for text in damaged(loaded, 8, 2, "0123456789"):
         first = rng.randrange(len(text))
         span = (first, min(len(text), first + rng.randint(1, 3)))
         marked = set(range(*span))
-        for settings in (
-            {"grammar": True},
-            {"holds": True},
-            {"method": "least_edits"},
-            {},
-            {"top": 4, "grammar": True},
-        ):
+        for settings in ({"grammar": True}, {"holds": True}, {"method": "least_edits"}, {"top": 4}):
             (result,) = tasks.repair(
                 loaded,
                 [text],
@@ -98,7 +92,7 @@ def test_certain_symbols_never_change(loaded: Loaded) -> None:
             if result.error is not None:
                 assert "certain" in result.error
                 continue
-            assert result.parses or not settings
+            assert result.parses or "top" in settings
             for answer in (result.text, *(other.text for other in result.alternatives)):
                 assert edit_script(text, answer, certain=marked) is not None
             assert result.edits is not None
@@ -149,7 +143,7 @@ def test_unsatisfiable_constraints_fail_their_string_only(loaded: Loaded) -> Non
 def test_max_edits_limits_the_edits(loaded: Loaded, method: str) -> None:
     """Edits are within the limit, by an independent count; an error names a limit that suffices."""
     refused = 0
-    for text in (text for text in damaged(loaded, 5, 4) if "?" not in text):
+    for text in (text for text in damaged(loaded, 8, 4) if "?" not in text):
         for most in (0, 1, 2):
             (result,) = tasks.repair(
                 loaded, [text], method=method, grammar=True, max_edits=most, beam=4
@@ -188,7 +182,7 @@ def test_one_edit_repair_finds_a_true_string_if_one_exists(loaded: Loaded) -> No
         text
         for text in loaded.language.sample_many(300, np.random.default_rng(8))
         if 6 < len(text) <= 12
-    ][:16]:
+    ][:24]:
         for _ in range(rng.choice((1, 2))):
             at, kind = rng.randrange(len(text)), rng.randrange(3)
             text = text[:at] + ("" if kind == 0 else rng.choice(SYMBOLS)) + text[at + (kind != 1) :]
@@ -213,7 +207,7 @@ def test_two_wrong_digits_beside_a_certain_value(loaded: Loaded) -> None:
     rng, texts = random.Random(9), []
     for text in loaded.language.sample_many(300, np.random.default_rng(9)):
         places = [i for i in range(text.index("=")) if text[i].isdigit()]
-        if 8 < len(text) <= 18 and len(places) > 1:
+        if 8 < len(text) <= 14 and len(places) > 1:
             for at in rng.sample(places, 2):
                 text = (
                     text[:at]

@@ -125,7 +125,7 @@ def build(
 
     `source`, a file name, starts the error messages. Raises ConfigError.
     """
-    known = options(section)
+    known = options(section)  # type: ignore[arg-type]
     given: dict[str, Any] = {}
     for name, value in values.items():
         if name not in known:

@@ -14,6 +14,7 @@ import argparse
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, Field, asdict, fields, replace
+from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar, get_type_hints
 
@@ -110,7 +111,8 @@ def _texts(name: str, given: Any) -> Any:
 # -------------------------- building
 
 
-def options(section: type) -> dict[str, tuple[Field[Any], type]]:
+@cache  # resolving annotations takes longer than building a section
+def options(section: type) -> Mapping[str, tuple[Field[Any], type]]:
     """Return field name -> (field, type) of the dataclass of a section."""
     hints = get_type_hints(section)
     return {field.name: (field, hints[field.name]) for field in fields(section)}
@@ -123,7 +125,7 @@ def build(
 
     `source`, a file name, starts the error messages. Raises ConfigError.
     """
-    known = options(section)
+    known = options(section)  # type: ignore[arg-type]
     given: dict[str, Any] = {}
     for name, value in values.items():
         if name not in known:

@@ -193,25 +193,33 @@ class GrammarConstraint:
         tokens = torch.where(free, self.vocabulary.mask, tokens)
         rows = torch.cat((length[:, None].to(tokens), tokens), 1)
         distinct, which = torch.unique(rows, dim=0, return_inverse=True)
-        lost = self._lost(distinct[:, 1:], distinct[:, 0])[which].nonzero()[:, 0]
+        lost = (~self.fits(distinct[:, 1:], distinct[:, 0]))[which].nonzero()[:, 0]
         if len(lost):
             first = lost[:1]
             chart = self._open_chart(tokens[first], free[first], length[first] - 2)
             self._check_total(chart, tokens[first], free[first])
 
-    def _lost(self, tokens: Tensor, length: Tensor) -> Tensor:
-        """(batch,) whether no string fits a canvas with `<MASK>` at free positions."""
+    def fits(self, tokens: Tensor, length: Tensor) -> Tensor:
+        """Return whether some string fits each canvas.
+
+        Args:
+            tokens: (batch, width) with `<MASK>` at free positions.
+            length: (batch,) with BOS and EOS.
+
+        Returns:
+            (batch,) bool.
+        """
         inside = torch.arange(tokens.shape[1], device=tokens.device) < length[:, None] - 1
         known = ((tokens != self.vocabulary.mask) & inside)[:, 1:].any(1)
         possible = torch.from_numpy(self.grammar.lengths(int(length.max()) - 2)).to(tokens.device)
-        lost = ~possible[length - 2]
-        rows = (known & ~lost).nonzero()[:, 0]  # only these need a chart
+        fits = possible[length - 2]
+        rows = (known & fits).nonzero()[:, 0]  # only these need a chart
         for part in _similar_lengths(length[rows]):
             group = rows[part]
             canvas = tokens[group, : int(length[group].max())]
             chart = self._open_chart(canvas, canvas == self.vocabulary.mask, length[group] - 2)
-            lost[group] = chart.log_total == -torch.inf
-        return lost
+            fits[group] = chart.log_total > -torch.inf
+        return fits
 
     def _check_total(self, chart: Chart, tokens: Tensor, free: Tensor) -> None:
         """Raises `CanvasError` for the first string of an open chart without weight."""

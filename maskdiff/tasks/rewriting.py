@@ -17,9 +17,9 @@ import torch
 from maskdiff.config import CANDIDATES, SamplerConfig
 from maskdiff.errors import CanvasError, ConfigError, DataError, one_line
 from maskdiff.repair.fill import BOUND
-from maskdiff.sampling import Sampler
+from maskdiff.sampling import Canvas, Sampler
 from maskdiff.tasks.arguments import verb
-from maskdiff.tasks.editing import edit, hide_spans, with_blanks
+from maskdiff.tasks.editing import edit, hide_spans
 from maskdiff.tasks.filling import fill
 from maskdiff.tasks.results import Result, encode_requests, merge
 from maskdiff.tasks.running import BATCH
@@ -142,14 +142,18 @@ def _fitting(
     if grammar and loaded.language.lark_grammar() is not None:
         constraint = loaded.constraint("cpu")
     room = loaded.language.max_symbols - len(ids) + span[1] - span[0]
-    fitting = []
+    rows = {}
     for size in range(low, (room if high is None else min(room, high)) + 1):
+        rows[size] = _resized(loaded, ids, span, size)
         try:
-            with_blanks(loaded.language, _resized(loaded, ids, span, size), (), constraint)
+            loaded.language.check_length(len(rows[size]))
         except CanvasError:
-            continue
-        fitting.append(size)
-    return fitting
+            del rows[size]
+    if constraint is None or not rows:
+        return list(rows)
+    canvas = Canvas.of(list(rows.values()), None, loaded.language.vocabulary)
+    fits = constraint.fits(canvas.tokens, canvas.length).tolist()
+    return [size for size, possible in zip(rows, fits, strict=True) if possible]
 
 
 def _best(loaded: Loaded, choices: Sequence[Result]) -> Result:

@@ -176,6 +176,7 @@ def test_joint_samples_have_the_distribution_of_the_posterior(
     assert chi_square_z(counts, skewed, DRAWS) > 5
 
 
+@pytest.mark.slow
 def test_independent_draws_of_positions_break_strings() -> None:
     """Negative control: the exact posterior of every position is not a joint distribution."""
     text, symbols, n = SMALL[1]

@@ -429,6 +429,7 @@ def test_a_prefix_longer_than_the_limit_allows() -> None:
         assert "\n" not in str(caught.value)
 
 
+@pytest.mark.slow
 def test_an_empty_prefix_leaves_plain_samples() -> None:
     table = random_table(np.random.default_rng(SEED), b"ab", 2, silent=True, special=True)
     counted = Counted(model := Known(table, 3, SEED))

@@ -67,7 +67,7 @@ def test_penalties_and_ngrams_are_bit_for_bit_those_of_transformers(dtype: torch
     """
     torch.manual_seed(0)
     rng, bans, lifted = random.Random(0), 0, 0
-    for _ in range(150):
+    for _ in range(80):
         batch, vocab, size = (
             rng.randint(1, 4),
             rng.randint(2, 12),
@@ -111,7 +111,7 @@ def test_cuts_are_bit_for_bit_those_of_transformers(dtype: torch.dtype) -> None:
     """One by one, and one after another as its ``generate`` applies them."""
     torch.manual_seed(0)
     rng, none = random.Random(0), torch.zeros(1, 1, dtype=torch.int64)
-    for _ in range(300):
+    for _ in range(150):
         vocab = rng.randint(2, 40)
         logits = rng.uniform(0.1, 6) * torch.randn(rng.randint(1, 4), vocab, dtype=dtype)
         k, p, share, heat = (

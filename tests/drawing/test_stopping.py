@@ -67,9 +67,9 @@ def case(rng: random.Random) -> tuple[bytes, list[bytes], list[bytes]]:
 
 @pytest.mark.slow
 def test_a_stream_is_cut_like_the_whole_text() -> None:
-    """Ten thousand texts in random pieces; characters are never cut."""
+    """Four thousand texts in random pieces; characters are never cut."""
     rng, matched, waited, wrong = random.Random(0), 0, 0, 0
-    for _ in range(10_000):
+    for _ in range(4000):
         data, pieces, stops = case(rng)
         expected = searched(data, stops)
         assert streamed(pieces, stops) == (expected, len(expected) < len(data)), (pieces, stops)
@@ -77,9 +77,9 @@ def test_a_stream_is_cut_like_the_whole_text() -> None:
         matched += len(expected) < len(data)
         waited += len({searched(data, [stop]) for stop in stops}) > 2
         wrong += usual(pieces, stops) != expected
-    assert matched > 3000
-    assert waited > 1000
-    assert wrong > 200  # the usual way is not that
+    assert matched > 1200
+    assert waited > 400
+    assert wrong > 80  # the usual way is not that
 
 
 def common(texts: Sequence[bytes]) -> bytes:
@@ -188,7 +188,7 @@ def test_a_stopped_string_is_the_other_one_cut() -> None:
     What was typed ends nothing, nor does a match that begins in it.
     """
     stopped, crossing = 0, 0
-    for model, prefix, rng in tables(40):
+    for model, prefix, rng in tables(24):
         given, stops = (
             condition(model, prefix),
             some_stops(rng, [text for text in model.table.texts if text]),
@@ -203,14 +203,14 @@ def test_a_stopped_string_is_the_other_one_cut() -> None:
             assert own.tokens == plain.tokens[: len(own.tokens)]
             stopped += own.reason == "stop"
             crossing += searched(plain.data, stops) != own.data
-    assert stopped > 40
-    assert crossing > 20  # a search of the whole text would cut others
+    assert stopped > 20
+    assert crossing > 10  # a search of the whole text would cut others
 
 
 @pytest.mark.slow
 def test_stop_tokens_end_a_string_before_them() -> None:
     stopped = 0
-    for model, prefix, rng in tables(40):
+    for model, prefix, rng in tables(24):
         ids = frozenset(rng.sample([i for i, text in enumerate(model.table.texts) if text], 2))
         given = condition(model, prefix)
         whole, made = (
@@ -228,13 +228,13 @@ def test_stop_tokens_end_a_string_before_them() -> None:
             assert own.tokens == (plain.tokens if at is None else plain.tokens[: at + 1])
             assert own.data == (plain.data if at is None else plain.data[: before[at]])
             stopped += at is not None
-    assert stopped > 40
+    assert stopped > 20
 
 
 @pytest.mark.slow
 def test_max_tokens_counts_all_tokens_and_cuts_no_prefix() -> None:
     cut, early = 0, 0
-    for model, prefix, rng in tables(40):
+    for model, prefix, rng in tables(24):
         most, given = rng.randint(1, 8), condition(model, prefix)
         whole = Decoding(given, keys(4)).run()
         made = stream_of(Decoding(given, keys(4), stopping=Stopping(max_tokens=most)))
@@ -248,8 +248,8 @@ def test_max_tokens_counts_all_tokens_and_cuts_no_prefix() -> None:
             assert own.tokens == plain.tokens[:end]
             assert own.reason == ("length" if end < len(plain.tokens) else plain.reason)
             cut, early = cut + (own.reason == "length"), early + (covering > most)
-    assert cut > 40
-    assert early > 5
+    assert cut > 20
+    assert early > 2
 
 
 def loopy(number: int, limit: int = 40) -> TableModel:
@@ -264,7 +264,7 @@ def test_loops_end_a_string_at_the_exact_step() -> None:
     """
     found = 0
     for number, prefix, most, repeats in itertools.product(
-        range(8), (b"", b"abab"), (1, 3), (2, 3)
+        range(5), (b"", b"abab"), (1, 3), (2, 3)
     ):
         given = condition(loopy(number), prefix)
         stopping = Stopping(period=most, repeats=repeats)
@@ -280,7 +280,7 @@ def test_loops_end_a_string_at_the_exact_step() -> None:
             assert own.tokens == (plain.tokens if loop is None else plain.tokens[: typed + loop[0]])
             assert plain.data.startswith(own.data)
             found += loop is not None
-    assert found > 30
+    assert found > 15
 
 
 def test_an_end_while_a_match_waits() -> None:
@@ -327,7 +327,7 @@ def everything(rng: random.Random, table: TokenTable) -> Stopping:
 def test_cut_short_equals_decoding() -> None:
     """The same tokens, whole, given or drawn: text and reason, whatever comes first."""
     reasons = []
-    for model, _, rng in tables(40):
+    for model, _, rng in tables(24):
         stopping, count = everything(rng, model.table), 3
         for typed in (0, 2):
             plain = Decoding(condition(model, b""), keys(count)).run()[0]

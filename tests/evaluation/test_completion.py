@@ -32,7 +32,7 @@ from maskdiff.evaluation.rows import Plan, Row, Subject
 from tests.helpers.evaluation import pick, rows_of
 from tests.helpers.tiny import PIECES, tiny_loaded
 
-PLAN = Plan(num_samples=2, typed=(5, 12))
+PLAN = Plan(num_samples=1, typed=(5, 12))
 
 
 @pytest.fixture(autouse=True)
@@ -52,7 +52,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 def subject() -> Subject:
     loaded = tiny_loaded(**PIECES)
     loaded.denoiser.model.double()
-    return Subject(loaded)
+    return Subject(replace(loaded, token_lengths=loaded.lengths[:33]))
 
 
 def of(rows: list[Row], method: str, metric: str, **settings: object) -> Row:
@@ -91,12 +91,14 @@ def test_a_length_conditioned_model_is_measured_without_baselines() -> None:
     }
 
 
+@pytest.mark.slow
 def test_other_suites_refuse_pieces(subject: Subject) -> None:
     with pytest.raises(ConfigError, match="give --suite completion"):
         suites.check_subjects([subject], PLAN, (), ("generation", "completion"))
     assert suites.check_subjects([subject], PLAN, (), ("completion",)) == []
 
 
+@pytest.mark.slow
 def test_text_probability_equals_the_conditional_probability(subject: Subject) -> None:
     """Check log q(text
 
@@ -123,6 +125,7 @@ def test_text_probability_equals_the_conditional_probability(subject: Subject) -
     assert naive != pytest.approx(exact, abs=1e-3)
 
 
+@pytest.mark.slow
 def test_next_token_is_the_one_that_crosses_the_cursor(subject: Subject) -> None:
     model = CausalModel(subject.loaded.denoiser, subject.loaded.lengths)
     text = b"(+(*75)10)=45"
@@ -146,6 +149,7 @@ def test_next_token_is_the_one_that_crosses_the_cursor(subject: Subject) -> None
     assert start + len(model.table.texts[token] or b"") > 3 or token in model.table.ends
 
 
+@pytest.mark.slow
 def test_a_pruned_beam_lacks_the_mass_of_its_pruned_histories(subject: Subject) -> None:
     model, prefix = CausalModel(subject.loaded.denoiser, subject.loaded.lengths), b"(+(*75)1"
     goal = Goal(model.table, model.latent_states, prefix)

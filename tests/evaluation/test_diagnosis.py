@@ -18,8 +18,10 @@ from maskdiff.config import CompletionConfig, Config, ControlConfig, DecodeConfi
 from maskdiff.config_io import config_from_dict
 from maskdiff.decoding import CausalModel, condition
 from maskdiff.errors import ConfigError
+from maskdiff.evaluation import diagnosis
 from maskdiff.evaluation.diagnosis import (
     Diagnosis,
+    EndingProbe,
     _cause,
     diagnose,
     end_probabilities,
@@ -43,6 +45,7 @@ MISTAKES = {
     "packed_answers": {"strings_in_a_row": 3},
 }
 PLAIN = DecodeConfig()
+NUM = 20  # strings of a probe
 
 
 def trained(folder: Path, seed: int, mistake: str) -> Loaded:
@@ -56,19 +59,26 @@ def twins(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Loaded]:
     return {name: trained(tmp_path_factory.mktemp(name), 11, name) for name in MISTAKES}
 
 
-def causes(diagnosis: Diagnosis) -> list[str]:
-    return [finding.cause for finding in diagnosis.findings]
+@pytest.fixture(scope="module")
+def probes(twins: dict[str, Loaded]) -> dict[str, EndingProbe]:
+    """Probes of the models without the settings of their training."""
+    return {
+        name: probe_endings(
+            replace(loaded, config=replace(loaded.config, train=Config().train)), NUM, times=2
+        )
+        for name, loaded in twins.items()
+    }
+
+
+def causes(made: Diagnosis) -> list[str]:
+    return [finding.cause for finding in made.findings]
 
 
 @pytest.mark.slow
 def test_probe_distinguishes_the_twins_without_their_configuration(
-    twins: dict[str, Loaded],
+    probes: dict[str, EndingProbe],
 ) -> None:
-    for name, loaded in twins.items():
-        blind = replace(
-            loaded, config=replace(loaded.config, train=Config().train)
-        )  # nothing of the training is left in it
-        assert probe_endings(blind, 40, times=3).cause == name
+    assert {name: probe.cause for name, probe in probes.items()} == {n: n for n in MISTAKES}
 
 
 @pytest.mark.slow
@@ -77,20 +87,23 @@ def test_probe_distinguishes_the_twins_on_another_seed(tmp_path: Path) -> None:
     for name in MISTAKES:
         folder = tmp_path / name
         folder.mkdir()
-        assert probe_endings(trained(folder, 12, name), 40, 12, times=3).cause == name
+        assert probe_endings(trained(folder, 12, name), NUM, 12, times=2).cause == name
 
 
 @pytest.mark.slow
-def test_a_measured_model_overrides_its_configuration(twins: dict[str, Loaded]) -> None:
+def test_a_measured_model_overrides_its_configuration(
+    twins: dict[str, Loaded], probes: dict[str, EndingProbe], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    probe_of = {id(twins[name]): probe for name, probe in probes.items()}
+    monkeypatch.setattr(diagnosis, "probe_endings", lambda loaded, *_: probe_of[id(loaded)])
     configs = {name: loaded.config for name, loaded in twins.items()}
     for name, loaded in twins.items():
-        honest = diagnose(configs[name], PLAIN, loaded, 10)
+        honest = diagnose(configs[name], PLAIN, loaded)
         assert causes(honest)[:1] == ([] if name == "healthy" else [name])
-        lied = diagnose(
-            configs["healthy"], PLAIN, loaded, 10
-        )  # the data itself had no ends, and no setting states it
+        # The data itself had no ends, and no setting states it.
+        lied = diagnose(configs["healthy"], PLAIN, loaded)
         assert causes(lied)[:1] == causes(honest)[:1]
-    wrong = diagnose(configs["end_not_taught"], PLAIN, twins["packed_answers"], 10)
+    wrong = diagnose(configs["end_not_taught"], PLAIN, twins["packed_answers"])
     assert causes(wrong) == ["packed_answers", "end_not_taught"]
     assert "does not behave so" in wrong.findings[1].evidence[1]
     assert wrong.findings[1].weight < 0.2
@@ -157,8 +170,9 @@ def test_no_strings_give_no_findings() -> None:
 
 
 @pytest.mark.slow
-def test_limits_count_tokens_of_the_model() -> None:
+def test_limits_count_tokens_of_the_model(monkeypatch: pytest.MonkeyPatch) -> None:
     """A model of pieces needs fewer tokens than its strings have symbols."""
+    monkeypatch.setattr(diagnosis, "probe_endings", lambda *_: None)
     loaded = tiny_loaded(**PIECES)
     texts = loaded.language.sample_many(500, np.random.default_rng([0, 71]))
     longest = max(len(row) for row in loaded.vocabulary.encode_many(texts))
@@ -229,7 +243,10 @@ def test_a_length_conditioned_model_is_not_probed(
 
 
 @pytest.mark.slow
-def test_command_prints_findings(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_command_prints_findings(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(diagnosis, "COUNTED", 1)
     path, train, decode = (
         tiny_checkpoint(tmp_path, **PIECES),
         tmp_path / "train.yaml",

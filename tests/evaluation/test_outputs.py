@@ -270,6 +270,7 @@ def test_header_counts_all_training_of_a_model(tmp_path: Path) -> None:
 # -------------------------------------------------------------------------------------------- plots
 
 
+@pytest.mark.slow
 def test_plots_keep_their_order_and_separate_points() -> None:
     figure = pytest.importorskip("matplotlib.figure")
     rows = [

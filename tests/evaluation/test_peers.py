@@ -12,8 +12,7 @@ import numpy as np
 import pytest
 
 from maskdiff.config import LanguageConfig
-from maskdiff.evaluation import peers
-from maskdiff.evaluation.one_edit import one_edit_suite
+from maskdiff.evaluation import one_edit, peers
 from maskdiff.evaluation.repair import Fixed
 from maskdiff.evaluation.rows import Plan, Subject
 from maskdiff.evaluation.suites import make_header
@@ -97,15 +96,26 @@ def test_configurations_are_documents_of_other_keys() -> None:
     assert any(isinstance(v, dict) for d in documents for v in json.loads(d).values())
 
 
-@pytest.mark.slow
+class NoYardsticks:
+    """No simple repairers: their rows have tests of their own."""
+
+    def repairers(self) -> dict[str, object]:
+        return {}
+
+
 @pytest.mark.usefixtures("installed")
-def test_rows_of_json_have_the_tool_and_another_kind_of_documents() -> None:
+def test_rows_of_json_have_the_tool_and_another_kind_of_documents(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(one_edit, "fit_yardsticks", lambda *_: NoYardsticks())
     clean = JSON.sample_many(12, np.random.default_rng(0))
 
     def fix(loaded: Any, texts: list[str], *_: object) -> Fixed:
         return Fixed(texts, [1] * len(texts))
 
-    rows = rows_of(one_edit_suite, json_subject(), Plan(repair_methods=("channel",)), clean, fix)
+    rows = rows_of(
+        one_edit.one_edit_suite, json_subject(), Plan(repair_methods=("channel",)), clean, fix
+    )
     kinds = {row.settings.get("documents", "") for row in rows if row.sampler == "json_repair"}
     assert kinds == {"", "configuration"}
     assert {row.metric for row in rows if row.sampler == "json_repair"} == {

@@ -17,7 +17,7 @@ from maskdiff.languages import split_of
 from tests.helpers.evaluation import rows_of
 from tests.helpers.paths import CHECKPOINTS
 
-PLAN = Plan(num_samples=4, problems=("test",))
+PLAN = Plan(num_samples=2, problems=("test",))
 
 
 @pytest.fixture(scope="module")

@@ -67,14 +67,8 @@ SAMPLERS: dict[str, Sampler] = {
     "short of budget": Speculate(Unmask(), steps=8),
     "hybrid": hybrid(3, Unmask(steps=8)),
 }
-PROMPTS = ["(1?2)??1+1??=??", "????", "?" * 16, "?0?0?0?0"]
+PROMPTS = ["(1?2)??1+1??=??", "????", "?" * 9, "?0?0?0?0"]
 SYMBOLS = "0123()+*="
-GRAMMAR = """start: e "=" NUMBER
-e: DIGIT | "(" e OP e ")"
-DIGIT: "0".."3"
-NUMBER: /0|[1-3][0-3]*/
-OP: "+" | "*"
-"""
 
 
 def controls(name: str) -> Penalties:

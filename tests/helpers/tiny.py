@@ -11,7 +11,7 @@ import torch
 
 from maskdiff.checkpoint import Loaded, Payload, denoiser_from, make_payload, save
 from maskdiff.config import Config
-from maskdiff.languages import make_language, model_vocabulary, token_lengths
+from maskdiff.languages import Vocabulary, make_language, model_vocabulary, token_lengths
 from maskdiff.models.universal import UniversalDenoiser
 
 
@@ -35,6 +35,12 @@ def tiny_payload(seed: int = 0, **model_settings: object) -> Payload:
 
 
 @lru_cache  # a vocabulary of pieces takes a second
+def _vocabulary(kind: str, size: int) -> Vocabulary:
+    config = tiny_config(vocabulary=kind, vocab_size=size)
+    return model_vocabulary(make_language(config.language), config.model)
+
+
+@lru_cache
 def _made_payload(seed: int, settings: tuple[tuple[str, object], ...]) -> Payload:
     model_settings = dict(settings)
     config = tiny_config(**model_settings)
@@ -44,7 +50,7 @@ def _made_payload(seed: int, settings: tuple[tuple[str, object], ...]) -> Payloa
         for weight in model.parameters():  # zero-initialised heads would make all symbols alike
             weight.add_(0.3 * torch.randn_like(weight))
     language = make_language(config.language)
-    vocabulary = model_vocabulary(language, config.model)
+    vocabulary = _vocabulary(config.model.vocabulary, config.model.vocab_size)
     about = {"metrics": {"elbo": 3.0}, "provenance": {"steps": 0, "seed": seed}}
     lengths = token_lengths(language, vocabulary).tolist()
     return make_payload(config, vocabulary, model.state_dict(), lengths=lengths, **about)

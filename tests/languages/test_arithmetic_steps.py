@@ -70,8 +70,8 @@ def test_grammar_parser_and_trees_agree_on_mutated_draws(config: LanguageConfig)
     near = {
         text for full in drawn(language, 12) if len(full) < 60 for text in edits(full, alphabet)
     }
-    chosen = rng.sample(sorted(near), 1500)
-    assert 100 < agree(language, set(chosen)) < 1400
+    chosen = rng.sample(sorted(near), 800)
+    assert 50 < agree(language, set(chosen)) < 750
     assert agree(language, set(drawn(language, 40, 1))) > 30
 
 
@@ -160,6 +160,7 @@ def test_numbers_may_be_negative_where_minus_is_an_operator(
     assert (SIGNED.derivations(text), PLAIN.derivations(text)) == (int(signed), int(plain))
 
 
+@pytest.mark.slow
 def test_values_beyond_pythons_limit_are_refused() -> None:
     """Python converts no integers of more than 4,300 digits; a long value raises no other error."""
     long = "9" * 5000

@@ -23,6 +23,7 @@ def folder(where: Path, grammar: str, lines: str) -> str:
     return str(where)
 
 
+@pytest.mark.slow
 def test_a_grammar_that_lark_reads_otherwise_is_found_with_the_lines(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -35,6 +36,7 @@ def test_a_grammar_that_lark_reads_otherwise_is_found_with_the_lines(
     assert not found["agrees"]
 
 
+@pytest.mark.slow
 def test_the_same_grammar_with_its_alternatives_exchanged_agrees(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -52,6 +54,7 @@ def test_the_same_grammar_with_its_alternatives_exchanged_agrees(
     assert "by neither: line 25 '24 h'" in printed
 
 
+@pytest.mark.slow
 def test_imports_and_another_start_rule_reach_lark(tmp_path: Path) -> None:
     (tmp_path / "words.lark").write_text('WORD: "go" | "run"', encoding="utf-8")
     mine = folder(
@@ -72,6 +75,7 @@ def test_a_grammar_on_which_lark_hangs_is_an_error(tmp_path: Path) -> None:
         check_folder(LanguageConfig(language=mine, validity_timeout=0.3), draws=0)
 
 
+@pytest.mark.slow
 def test_a_grammar_that_lark_refuses_is_one_line(tmp_path: Path) -> None:
     mine = folder(tmp_path, 'start: "a" -> x | "a" -> y', "a\n")
     with pytest.raises(

@@ -163,6 +163,7 @@ def any_order_cost(table: dict[tuple[int, ...], list[float]], n: int) -> float:
     return total / math.factorial(n)
 
 
+@pytest.mark.slow
 def test_elbo_weights_are_unbiased_by_brute_force() -> None:
     n, draws = 4, 40_000
     rng = np.random.default_rng(1)

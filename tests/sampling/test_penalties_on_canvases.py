@@ -31,16 +31,8 @@ from maskdiff.sampling import (
     penalised,
 )
 from tests.helpers.dummies import TINY, Foresighted, Scrambled, Table
-from tests.helpers.grammars import accepts
-from tests.helpers.penalties import (
-    EVERYTHING,
-    GRAMMAR,
-    PROMPTS,
-    SETTINGS,
-    SYMBOLS,
-    controls,
-    prompts,
-)
+from tests.helpers.grammars import CALCULATION, accepts
+from tests.helpers.penalties import EVERYTHING, PROMPTS, SETTINGS, SYMBOLS, controls, prompts
 from tests.helpers.tiny import tiny_loaded
 
 
@@ -203,13 +195,13 @@ def test_exempt_prompts_are_no_part_of_the_history() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", PRESETS)
 def test_every_preset_fills_every_canvas_and_keeps_known_tokens(name: str) -> None:
-    """Also if no token may repeat and 25 places exist for 9 symbols."""
+    """Also if no token may repeat and 12 places exist for 9 symbols."""
     plain = make_sampler(SamplerConfig(name, steps=6, num_ar_tokens=2))
     if name.startswith("coupled"):
         with pytest.raises(ConfigError, match="no penalties"):
             penalised(plain, controls("tokens"))
         return
-    canvas = prompts([*PROMPTS, "?" * 25])
+    canvas = prompts([*PROMPTS, "?" * 12])
     made = penalised(plain, Penalties(replace(EVERYTHING, no_repeat_ngram=1)))(Scrambled(), canvas)
     assert torch.equal(made.tokens[canvas.known], canvas.tokens[canvas.known])
     assert all(set(text) <= set(SYMBOLS) for text in made.texts(TINY))
@@ -223,8 +215,8 @@ def test_under_a_grammar_everything_still_parses(setting: str, temperature: floa
 
     Bans give way, to the grammar and not to anything.
     """
-    grammar = GrammarConstraint(compile_grammar(GRAMMAR, SYMBOLS), TINY)
-    canvas = prompts(["?" * 9, "(???????)=??2", "(0+(0+?))=0"])
+    grammar = GrammarConstraint(compile_grammar(CALCULATION, SYMBOLS), TINY)
+    canvas = prompts(["?" * 9, "(???????)=2", "(0+(0+?))=0"])
     for name in (
         "autoregressive",
         "predictive",
@@ -237,7 +229,7 @@ def test_under_a_grammar_everything_still_parses(setting: str, temperature: floa
         sampler = make_sampler(SamplerConfig(name, steps=5, temperature=temperature))
         made = penalised(constrained(sampler, grammar), controls(setting))(Scrambled(), canvas)
         for text in made.texts(TINY):
-            assert accepts(GRAMMAR, text), (name, text)
+            assert accepts(CALCULATION, text), (name, text)
         assert torch.equal(made.tokens[canvas.known], canvas.tokens[canvas.known])
 
 
@@ -246,7 +238,7 @@ def test_a_ban_that_the_grammar_overrides_keeps_the_other_probabilities() -> Non
 
     The probabilities of the two digits do not change.
     """
-    grammar = GrammarConstraint(compile_grammar(GRAMMAR, SYMBOLS), TINY)
+    grammar = GrammarConstraint(compile_grammar(CALCULATION, SYMBOLS), TINY)
     canvas, seen = prompts(["(0+(1+??)=1?"]), []
 
     class Recorded(Unmask):
@@ -309,14 +301,15 @@ def test_the_defaults_change_nothing(name: str, temperature: float) -> None:
 
 @pytest.mark.slow
 def test_the_defaults_change_nothing_in_the_tasks(plain: Loaded, pieced: Loaded) -> None:
-    for loaded in (plain, pieced):
-        for sampler in (SamplerConfig(), SamplerConfig("autoregressive")):
+    both = SamplerConfig(), SamplerConfig("autoregressive")
+    for loaded, samplers in ((plain, both), (pieced, both[1:])):
+        for sampler in samplers:
             made = [
-                tasks.generate(loaded, 3, sampler=sampler, control=control)
+                tasks.generate(loaded, 2, sampler=sampler, control=control)
                 for control in (None, ControlConfig())
             ]
             assert made[0] == made[1]
-            assert made[0] != tasks.generate(loaded, 3, sampler=sampler, control=EVERYTHING)
+            assert made[0] != tasks.generate(loaded, 2, sampler=sampler, control=EVERYTHING)
         ended = [
             tasks.complete(loaded, ["(+1"], num=3, control=control)
             for control in (None, ControlConfig())

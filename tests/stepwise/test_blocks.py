@@ -78,7 +78,7 @@ class Recorder:
 
 @pytest.mark.slow
 @BOTH
-@pytest.mark.parametrize(("block", "per_call"), [(8, 1), (5, 2), (1, 1), (6, 9)])
+@pytest.mark.parametrize(("block", "per_call"), [(8, 1), (5, 2), (6, 9)])
 @pytest.mark.parametrize("heat", [0.0, 1.0])
 def test_every_denoiser_call_shows_the_expected_canvases(
     pieces: bool, block: int, per_call: int, heat: float
@@ -86,7 +86,7 @@ def test_every_denoiser_call_shows_the_expected_canvases(
     """Known tokens stay, the most confident blanks are filled, log-probabilities are the calls'."""
     generator = BlockBackend(loaded(pieces), block=block, per_call=per_call)
     vocabulary, recorder, inside, unused = generator.vocabulary, Recorder(generator), 0, 0
-    for number, prompt in enumerate(PROMPTS[:6]):
+    for number, prompt in enumerate(PROMPTS[:4]):
         steps: tuple[Candidate, ...] = ()
         for _ in range(3):
             given = [vocabulary.bos, *vocabulary.encode(prompt), *ids_of(steps)]

@@ -33,7 +33,7 @@ from tests.helpers.stepwise import (
     walk,
 )
 
-PROMPTS = [STEPS.prompt(problem) for problem in problems(200, seed=2)]
+PROMPTS = [STEPS.prompt(problem) for problem in problems(120, seed=2)]
 TOKENS = 20  # of an answer at most
 BOTH = pytest.mark.parametrize("pieces", [False, True], ids=["characters", "pieces"])
 
@@ -60,7 +60,7 @@ def next_log_probs(model: Loaded, strings: list[list[int]]) -> torch.Tensor:
 @pytest.mark.slow
 @BOTH
 def test_steps_join_to_the_whole_answer(pieces: bool) -> None:
-    """On 200 prompts greedy steps have the ids of one continuous draw.
+    """On 120 prompts greedy steps have the ids of one continuous draw.
 
     Log-probabilities equal those of one pass.
     """
@@ -107,8 +107,8 @@ def test_steps_join_to_the_whole_answer(pieces: bool) -> None:
         )
     # None of this is empty: many answers have several steps, some end by themselves, and pieces do
     # reach over a boundary.
-    assert sum(len(steps) > 2 for steps, _ in walked) >= 15
-    assert sum(steps[-1].finish == "end" for steps, _ in walked) > 10
+    assert sum(len(steps) > 2 for steps, _ in walked) >= 9
+    assert sum(steps[-1].finish == "end" for steps, _ in walked) > 5
     assert any(step.overshoot for steps, _ in walked for step in steps) == pieces
     assert (
         any(step.tokens == 0 for steps, _ in walked for step in steps) == pieces
@@ -258,6 +258,7 @@ def test_draws_follow_the_model(pieces: bool, heat: float) -> None:
     assert reply.spent.forward_tokens == len(ids) + 1  # the last token of an answer costs nothing
 
 
+@pytest.mark.slow
 @BOTH
 def test_draws_of_two_tokens_follow_the_model(pieces: bool) -> None:
     """The second token depends on the first through the model only.
@@ -444,11 +445,11 @@ def test_passes_hold_all_nodes_and_keep_runs_together(seed: int) -> None:
 def test_long_prompts_are_read_in_chains(segment: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Reading prompts in parts of chains gives the answers of reading them node by node."""
     model = loaded(pieces=True, double=True)
-    asked = some_requests(model)
+    asked = some_requests(model)[1::2]
     expected = CausalBackend(model).next_step(asked)
     monkeypatch.setattr(causal, "PASS", 1)
     monkeypatch.setattr(caches, "SEGMENT", segment)
-    for chain in (1, 3, 1024):
+    for chain in (1, 3):
         monkeypatch.setattr(causal, "CHAIN", chain)
         for reply, other in zip(CausalBackend(model).next_step(asked), expected, strict=True):
             for a, b in zip(reply.candidates, other.candidates, strict=True):

@@ -314,10 +314,10 @@ def test_foreign_symbols_are_refused_where_text_is_kept(loaded: Loaded) -> None:
 def test_any_text_gives_one_json_object_per_line(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], seed: int, flags: list[str]
 ) -> None:
-    """At most 20 requests of random characters, symbols of the language and blanks."""
+    """At most 10 requests of random characters, symbols of the language and blanks."""
     checkpoint = str(tiny_checkpoint(tmp_path))
     flags = [*flags, "--beam", "2", "--json", "--checkpoint", checkpoint]
-    for rng in cases(20, seed, 0.4):
+    for rng in cases(10, seed, 0.2):
         texts = [_text(rng) for _ in range(rng.randint(1, 4))]
         status = run_cli(inference.main, ["repair", *texts, *flags])
         out, err = capsys.readouterr()

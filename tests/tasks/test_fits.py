@@ -24,6 +24,7 @@ from maskdiff.models.grammar_model import FittedGrammar
 from maskdiff.models.ngram_denoiser import NGramDenoiser
 from maskdiff.models.prior import Prior
 from maskdiff.repair import Damage
+from maskdiff.sampling import Autoregressive
 from maskdiff.sampling.presets import PRESETS
 from maskdiff.tasks import calibrating
 from maskdiff.tasks.candidates import (
@@ -64,8 +65,8 @@ def test_generates_with_every_sampler(fit: Loaded, sampler: str) -> None:
 def test_verified_drafts_are_causal_draws(fit: Loaded, sampler: str) -> None:
     """Lines of more symbols than the usual budget has evaluations; none is left unverified."""
     causal, verified = (
-        tasks.generate(fit, 3, length=(16, 17), sampler=SamplerConfig(name), seed=1)
-        for name in ("autoregressive", sampler)
+        tasks.generate(fit, 3, length=(16, 17), sampler=made, seed=1)
+        for made in (Autoregressive(), SamplerConfig(sampler))
     )
     assert [result.text for result in verified] == [result.text for result in causal]
 

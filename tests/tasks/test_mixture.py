@@ -138,7 +138,7 @@ def test_a_mixture_with_a_model_of_pieces_is_refused() -> None:
 
 def test_a_run_fits_the_share_on_validation_lines(monkeypatch: pytest.MonkeyPatch) -> None:
     """An untrained model is mixed with the n-gram of the strings; the n-gram alone with nothing."""
-    monkeypatch.setattr(comparison, "fit_prior", lambda *given: Prior())
+    monkeypatch.setattr(comparison, "fit_priors", lambda *given: (Prior(), Prior()))
     loaded = with_ngram()
     lines = ["(+12)=3", "(*45)=20"] * 20
     monkeypatch.setattr(comparison, "held_lines", lambda language, split: lines)

@@ -35,7 +35,7 @@ def test_the_least_cost_is_that_of_the_best_of_all_strings(number: int, costs: E
     every = [s for n in range(1, longest + 1) for s in strings(text, symbols, n)]
     rng = random.Random(number)
     compared = 0
-    for _ in range(130):
+    for _ in range(80):
         given = tuple(
             rng.choice([*range(len(symbols)), UNREADABLE]) for _ in range(rng.randint(0, 5))
         )
@@ -51,7 +51,7 @@ def test_the_least_cost_is_that_of_the_best_of_all_strings(number: int, costs: E
             compared += 1
         else:
             assert found.cost <= best + 1e-9
-    assert compared > 60
+    assert compared > 40
 
 
 @pytest.mark.slow
@@ -120,7 +120,7 @@ def test_the_nearest_strings_are_those_of_brute_force_in_order(
     grammar = compile_grammar(text, symbols)
     every = [s for n in range(1, longest + 1) for s in strings(text, symbols, n)]
     rng, compared, barred = random.Random(number), 0, 0
-    for _ in range(60):
+    for _ in range(40):
         given = tuple(
             rng.choice([*range(len(symbols)), UNREADABLE]) for _ in range(rng.randint(0, 4))
         )
@@ -137,7 +137,7 @@ def test_the_nearest_strings_are_those_of_brute_force_in_order(
             s for c, s in priced if distance(s, given, costs) < beyond
         ]
     assert compared > 100
-    assert barred > 5
+    assert barred >= 3
 
 
 def test_an_ambiguous_grammar_gives_each_string_once() -> None:

@@ -258,8 +258,8 @@ def comparison(trainer: Trainer) -> list[str]:
     seconds = min(seconds / 2, CLOSING_SHARE * trainer.progress.seconds)
     alone = fit_checkpoint_prior(loaded, trainer.language, symbols)
     if loaded.fitted_prior is not None:  # all else stays, the name of a checker too
-        fitted = {"prior": loaded.fitted_prior.state(), "mixture": loaded.mixture}
-        save(best, {**load(best), **fitted})
+        mixture = {"mixture": loaded.mixture} if loaded.mixture else {}
+        save(best, {**load(best), "prior": loaded.fitted_prior.state(), **mixture})
     return closing_comparison(loaded, trainer.language, alone, seconds)
 
 

@@ -154,6 +154,11 @@ class ModelConfig(Section):
         0.0, "dropout of the embeddings and residual branches while training", low=0.0, high=0.9
     )
 
+    @property
+    def gets_length(self) -> bool:
+        """Whether the causal mode gets the length of its string, by the distance to its end."""
+        return self.causal_length and self.end_positions
+
 
 @dataclass(frozen=True)
 class TrainConfig(Section):

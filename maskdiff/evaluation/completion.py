@@ -176,7 +176,9 @@ def _covering(model: Continuation, prefix: bytes, tokens: History) -> History:
 
 
 def _group(run: SuiteRun, method: str, size: int) -> RowGroup:
-    return run.group(method, run.subject.settings(typed=size))
+    share = run.subject.loaded.mixture  # of the n-gram
+    mixture = {"mixture": share} if share else {}
+    return run.group(method, run.subject.settings(typed=size, **mixture))
 
 
 def _add_likelihoods(

@@ -11,7 +11,7 @@ from __future__ import annotations
 import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -240,7 +240,10 @@ def generation_suite(run: SuiteRun) -> None:
 
 
 def _drawn_texts(run: SuiteRun, config: SamplerConfig, lengths: Sequence[int]) -> SampledTexts:
-    """Strings of the lengths, or of those that the model chooses if it draws their ends."""
+    """Strings of the lengths, or of those that the model chooses if it draws their ends.
+
+    The seconds of the latter include the checks of the strings.
+    """
     plan, subject = run.plan, run.subject
     if config.grammar or not tasks.draws_ends(subject.loaded, config):
         sampler, denoiser = subject.sampler(config), subject.loaded.denoiser
@@ -248,7 +251,7 @@ def _drawn_texts(run: SuiteRun, config: SamplerConfig, lengths: Sequence[int]) -
     begin = time.perf_counter()
     made = tasks.generate(
         subject.loaded, len(lengths), length=plan.lengths, sampler=config, seed=plan.seed,
-        batch_size=plan.batch_size, control=plan.control,
+        batch_size=plan.batch_size, control=replace(plan.control, first_complete=False),
     )  # fmt: skip
     made.sort(key=lambda result: len(result.text))
     texts, evaluations = [r.text for r in made], [r.evaluations for r in made]

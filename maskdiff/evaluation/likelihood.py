@@ -22,7 +22,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from maskdiff import metrics
-from maskdiff.config import ModelConfig
 from maskdiff.evaluation.rows import SuiteRun
 from maskdiff.evaluation.yardsticks import fit_yardsticks
 from maskdiff.languages import HasExactProbability, HasOperators
@@ -179,17 +178,12 @@ def likelihood_suite(run: SuiteRun) -> None:
     per_token = _PerToken(run, math.log(len(language.vocabulary.inner_ids)))
     per_token.add("elbo", losses.elbo.sum(1), given, losses.tokens)
     # A model that knows the length need not predict EOS; another is compared with the free floor.
-    if _gets_length(loaded.config.model):
+    if loaded.config.model.gets_length:
         per_token.add("next_token", losses.causal_inner, given, losses.tokens)
     else:
         per_token.add("next_token", losses.causal, free, losses.tokens + 1)
     _add_whole_strings(run, free)
     _add_parts(run, losses, per_token)
-
-
-def _gets_length(config: ModelConfig) -> bool:
-    """Whether the causal mode gets the length of its string."""
-    return config.end_positions and config.causal_length
 
 
 def _add_whole_strings(run: SuiteRun, free: Array | None) -> None:

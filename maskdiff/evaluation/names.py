@@ -8,6 +8,6 @@ SUITE_NAMES = (
 )  # fmt: skip
 DEFAULT_SUITES = ("generation", "repair", "editing", "likelihood")
 # The suites for models that read pieces or end their strings themselves.
-ENDING_SUITES = ("completion", "repetition", "solve")
+PIECE_SUITES = ("completion", "repetition", "solve")
 USUAL_METHODS = ("channel", "draft")  # of the repair suite
 PROBLEM_SPLITS = ("test", "deeper")  # of the solve suite

@@ -106,11 +106,6 @@ def noisy_originals(
     return {text[reach:-1]: p for text, p in sorted(ended, key=lambda pair: -pair[1])}
 
 
-def most_probable_filling(model: NGram, tokens: Sequence[int], beam: int = BEAM) -> Tokens:
-    """Return the most probable string whose symbols replace each MASK of `tokens`."""
-    return next(iter(noisy_originals(model, tokens, NoiseRates(), beam)))
-
-
 @dataclass(frozen=True)
 class _Search:
     """Extends beams.

@@ -21,7 +21,7 @@ from maskdiff.evaluation.completion import completion_suite, count_completion
 from maskdiff.evaluation.editing import count_editing, editing_suite
 from maskdiff.evaluation.generation import generation_suite
 from maskdiff.evaluation.likelihood import likelihood_suite
-from maskdiff.evaluation.names import ENDING_SUITES, SUITE_NAMES
+from maskdiff.evaluation.names import PIECE_SUITES, SUITE_NAMES
 from maskdiff.evaluation.one_edit import count_one_edit, one_edit_suite
 from maskdiff.evaluation.peers import absent_peers
 from maskdiff.evaluation.repair import count_repair, fitting_methods, needs_grammar, repair_suite
@@ -138,14 +138,14 @@ def check_subjects(
     Raises:
         UserError: The plan cannot be carried out.
     """
-    other = [name for name in names if name not in ENDING_SUITES]
+    other = [name for name in names if name not in PIECE_SUITES]
     for subject in subjects:
         loaded = subject.loaded
         if other and loaded.vocabulary.merges:
             raise ConfigError(
                 f"{subject.name or 'the checkpoint'} reads pieces of several characters; "
                 f"{', '.join(other)} measure symbol by symbol: "
-                f"give --suite {' or '.join(ENDING_SUITES)}"
+                f"give --suite {' or '.join(PIECE_SUITES)}"
             )
         if "speed" in names:  # it trains, too
             loaded.neural("the suite speed")

@@ -236,20 +236,17 @@ def most_probable_derived(
 ) -> Tokens:
     """Return the most probable original of `tokens` under a grammar and the channel of the damage.
 
-    The n-gram proposes originals, and the least-edit parser strings of the grammar. One that the
-    n-gram did not propose has the channel's log-probability of replacements only.
+    The n-gram proposes originals, and the least-edit parser strings of the grammar. All edits of a
+    string that the n-gram did not propose count as replacements.
     """
     symbols = model.vocabulary.inner_ids
     low, high = known.edits or USUAL_EDITS
     most: float = high
     if known.noise is None:
         totals = probable_sources(model, tokens, known, BEAM, SOURCES)
-        one_edit = -math.log(len(KINDS) * max(1, len(tokens)) * len(symbols))
     else:
         totals = noisy_sources(model, tokens, known.noise, whole=True)
-        replace = max(rates.replace for rates in known.noise)
-        low, most = 0, math.inf if replace else 0
-        one_edit = math.log(replace or 1)
+        low, most = 0, math.inf if any(rates.replace for rates in known.noise) else 0
     channel = dict(
         zip(totals, np.array(list(totals.values())) - model.log_probs(list(totals)), strict=True)
     )
@@ -258,11 +255,25 @@ def most_probable_derived(
     for near in nearest_strings(grammar.grammar, given, BEAM, most):
         string = tuple(symbols[i] for i in near.symbols)
         if near.cost >= max(low, known.broken):
-            channel.setdefault(string, near.cost * one_edit)
+            channel.setdefault(string, _replacements(tokens, int(near.cost), model, known))
     if not channel:
         return tuple(tokens)
     scores = grammar.smoothed_log_probs(list(channel)) + np.array(list(channel.values()))
     return list(channel)[int(scores.argmax())]
+
+
+def _replacements(tokens: Sequence[int], cost: int, model: NGram, known: KnownDamage) -> float:
+    """Log p of the damaged tokens if `cost` of their symbols were replaced."""
+    symbols = len(model.vocabulary.inner_ids)
+    if known.noise is None:
+        return -cost * math.log(len(KINDS) * max(1, len(tokens)) * symbols)
+    blanks = list(tokens).count(model.vocabulary.mask)
+    return max(
+        blanks * math.log(rates.mask)
+        + (math.log(rates.replace) * cost if cost and rates.replace else -math.inf if cost else 0.0)
+        + max(0, len(tokens) - blanks - cost) * math.log(rates.keep)
+        for rates in known.noise
+    )
 
 
 def _accumulate(totals: dict[Tokens, float], pairs: Iterable[tuple[Tokens, float]]) -> None:

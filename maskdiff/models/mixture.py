@@ -94,7 +94,8 @@ def fit_mixture(neural: CausalModel, ngram: NGram, strings: Sequence[Sequence[in
         strings: Inner token ids of strings that neither was trained on. Those of a length that the
             neural model cannot have are left out.
     """
-    scored = [_log_probs(neural, ngram, string) for string in strings if _possible(neural, string)]
+    model = MixtureModel(neural, ngram, 0.0)
+    scored = [_log_probs(model, string) for string in strings if _possible(neural, string)]
     if len(scored) < LEAST:
         return 0.0
     scores, gains = torch.stack(scored), []
@@ -110,14 +111,14 @@ def _possible(neural: CausalModel, string: Sequence[int]) -> bool:
     return 0 < len(string) <= neural.latent_states.limits[0]
 
 
-def _log_probs(neural: CausalModel, ngram: NGram, string: Sequence[int]) -> Tensor:
+def _log_probs(model: MixtureModel, string: Sequence[int]) -> Tensor:
     """Log p of a string, given its length where the model is, under each share."""
+    neural, tree = model.neural, MixtureTree(model)
     latent, targets = 0, [*string, neural.vocabulary.eos]
     if neural.length_conditioned:
         latent, targets = neural.lengths.index(len(string)), list(string)
     parents = torch.tensor([ROOT, *range(len(targets) - 1)])
     tokens = torch.tensor([latent, *targets[:-1]])
-    tree = MixtureTree(MixtureModel(neural, ngram, 0.0))
     first, second = (part.extend(parents, tokens) for part in (tree.neural, tree.ngram))
     outcomes = (first[0] > -torch.inf).nonzero()[:, 0]
     places = torch.searchsorted(outcomes, torch.tensor(targets))

@@ -30,14 +30,6 @@ LEAST = -1e9  # log p of a string that a model does not score
 Pool = tuple[NDArray[np.float64], NDArray[np.float64], int]  # features, channel, the original's row
 
 
-def fit_prior(loaded: Loaded, texts: Sequence[str], symbols: int = SYMBOLS, seed: int = 0) -> Prior:
-    """Return the weights under which the originals of damaged strings are most probable.
-
-    See `fit_priors`.
-    """
-    return fit_priors(loaded, texts, symbols, seed)[0]
-
-
 def fit_priors(
     loaded: Loaded, texts: Sequence[str], symbols: int = SYMBOLS, seed: int = 0
 ) -> tuple[Prior, Prior]:

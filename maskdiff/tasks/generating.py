@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from maskdiff.config import CompletionConfig, ControlConfig, SamplerConfig
+from maskdiff.config import MAX_STRINGS, CompletionConfig, ControlConfig, SamplerConfig
 from maskdiff.errors import CanvasError, ConfigError
 from maskdiff.models.ngram_denoiser import NGramDenoiser
 from maskdiff.sampling import Canvas, Sampler
@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from maskdiff.checkpoint import Loaded
     from maskdiff.languages import Language
 
-TRIES = 100  # strings drawn for each one that must have a given length
+# Strings drawn for each one that must have a given length, and at least in all.
+TRIES, LEAST_TRIES = 100, 1000
 
 
 @verb()
@@ -40,8 +41,9 @@ def generating(
     """Yield `num` new strings, batch by batch.
 
     Args:
-        length: Number of symbols, a range with both ends, or None for lengths of the language. A
-            model that ends its strings itself draws until one has such a length.
+        length: Number of symbols, a range with both ends, or None for lengths of the language, or
+            as the model ends its strings. Such a model draws until enough strings have the length;
+            if they are rare, it fills canvases of the length.
         sampler: Settings, the name of a preset, or a sampler.
         control: Penalties and stopping, against repetition.
 
@@ -67,15 +69,9 @@ def generating(
             "a trace shows a character for every token, and this model reads pieces of several; "
             "leave it out"
         )
-    # Any other one fills blank canvases of drawn lengths.
-    lengths = _token_lengths(loaded, num, length, seed, grammar)
     filler = ready_sampler(sampler or SamplerConfig(), loaded, control=control)
-    generator = seeded(seed)  # of all keys, so that none depends on the batches
-    for start in range(0, num, batch_size):
-        part = lengths[start : start + batch_size]
-        canvas = Canvas.blank(part, loaded.vocabulary, generator, loaded.device)
-        inputs = [None] * len(part)
-        yield from run_sampler(loaded, filler, canvas, inputs, batch_size, trace, control)
+    lengths = _token_lengths(loaded, num, length, seed, grammar)
+    yield from _on_canvases(loaded, lengths, filler, seed, batch_size, trace, control)
 
 
 generate = as_list("generate", generating)  # the same as a list
@@ -89,6 +85,24 @@ def draws_ends(loaded: Loaded, sampler: SamplerConfig | Sampler | None) -> bool:
     return not loaded.length_conditioned or isinstance(loaded.denoiser, NGramDenoiser)
 
 
+def _on_canvases(
+    loaded: Loaded,
+    lengths: Sequence[int],
+    filler: Sampler,
+    seed: int,
+    batch_size: int,
+    trace: bool,
+    control: ControlConfig | None,
+) -> Iterator[Result]:
+    """Strings of given lengths in tokens: blank canvases that a sampler fills."""
+    generator = seeded(seed)  # of all keys, so that none depends on the batches
+    for start in range(0, len(lengths), batch_size):
+        part = lengths[start : start + batch_size]
+        canvas = Canvas.blank(part, loaded.vocabulary, generator, loaded.device)
+        inputs = [None] * len(part)
+        yield from run_sampler(loaded, filler, canvas, inputs, batch_size, trace, control)
+
+
 def _draw_to_end(
     loaded: Loaded,
     num: int,
@@ -100,27 +114,28 @@ def _draw_to_end(
 ) -> Iterator[Result]:
     """Strings of a causal mode that draws their end: completions of the empty text.
 
-    With a length, strings of others are left out.
+    With a length, those of others are left out. If too few have it, canvases are filled for the
+    rest, so that these strings may stop where the model would not.
     """
-    low, high = (length, length) if isinstance(length, int) else length or (0, math.inf)
+    settings = CompletionConfig(temperature=sampler.temperature, top_p=sampler.top_p, prior="model")
+    most = num if length is None else min(max(num * TRIES, LEAST_TRIES), MAX_STRINGS)
     if length is not None:
         sample_lengths(loaded.language, num, length, seed)  # refuses lengths that no string has
-    most = num if length is None else num * TRIES
-    settings = CompletionConfig(temperature=sampler.temperature, top_p=sampler.top_p, prior="model")
-    made = completing(
-        loaded, [""], num=most, settings=settings, seed=seed, batch_size=batch_size, control=control
-    )
+    low, high = (length, length) if isinstance(length, int) else length or (0, math.inf)
     found = 0
-    for result in made:
-        if low <= len(result.text) <= high:
+    for result in completing(
+        loaded, [""], num=most, settings=settings, seed=seed, batch_size=batch_size, control=control
+    ):
+        whole = result.finish_reason in ("eos", "stop") and low <= len(result.text) <= high
+        if length is None or whole:
             yield replace(result, input=None, completion=None)
             found += 1
         if found == num:
             return
-    raise CanvasError(
-        f"of {most} strings that the model ended itself {found} have {low} to {high} symbols; "
-        "give a wider range, or a sampler that gets the length (--sampler maskgit)"
-    )
+    if length is not None:
+        lengths = sample_lengths(loaded.language, num - found, length, seed)
+        filler = ready_sampler(sampler, loaded, control=control)
+        yield from _on_canvases(loaded, lengths, filler, seed, batch_size, False, control)
 
 
 def _token_lengths(

@@ -38,7 +38,7 @@ def whole_log_probs(
         language: It gives log p(n).
         texts: Strings of the language.
     """
-    vocabulary, ends = denoiser.vocabulary, not (model.causal_length and model.end_positions)
+    vocabulary, ends = denoiser.vocabulary, not model.gets_length
     log_p = np.zeros(len(texts))
     order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
     device = getattr(denoiser, "device", torch.device("cpu"))

@@ -69,8 +69,12 @@ def closing_comparison(
     by_model = whole_log_probs(loaded.denoiser, loaded.config.model, language, tests)
     by_ngram = ngram.log_probs(loaded.vocabulary.encode_many(tests))
     ours, theirs = (nats_per_symbol(log_p, tests) for log_p in (by_model, by_ngram))
+    model_config = replace(loaded.config.model, causal_length=True)  # as that of a fit
     simple = replace(
-        loaded, denoiser=NGramDenoiser(ngram, loaded.config.model.block_size), fitted_prior=alone
+        loaded,
+        denoiser=NGramDenoiser(ngram, model_config.block_size),
+        config=replace(loaded.config, model=model_config),
+        fitted_prior=alone,
     )
     model, simpler, gain = _repaired(loaded, simple, tests, seconds)
     return [

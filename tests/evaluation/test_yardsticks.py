@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from maskdiff import metrics
-from maskdiff.evaluation.noisy_ngram import NoiseRates, most_probable_filling, noisy_originals
+from maskdiff.evaluation.noisy_ngram import NoiseRates, noisy_originals
 from maskdiff.evaluation.one_edit import damage_prob, edit_neighbours
 from maskdiff.evaluation.yardsticks import (
     KINDS,
@@ -23,6 +23,7 @@ from maskdiff.evaluation.yardsticks import (
     NearestLine,
     Tokens,
     Yardsticks,
+    _replacements,
     edit_sources,
     fit_yardsticks,
     most_probable_source,
@@ -125,12 +126,26 @@ def test_filling_is_the_most_probable_of_all(order: int, template: str) -> None:
     fillings = itertools.product(*("abc" if s == "?" else s for s in template))
     every = [tuple(VOCABULARY.encode("".join(symbols))) for symbols in fillings]
     best = every[int(model.log_probs(every).argmax())]
-    found = most_probable_filling(model, VOCABULARY.encode(template, blanks=True), beam=1000)
+    given = VOCABULARY.encode(template, blanks=True)
+    found = next(iter(noisy_originals(model, given, NoiseRates(), beam=1000)))
     assert model.log_probs([found])[0] == pytest.approx(model.log_probs([best])[0])
     assert all(s in ("?", f) for s, f in zip(template, VOCABULARY.decode(found), strict=True))
 
 
 NOISE = NoiseRates(0.7, 0.1, 0.03, 0.05, 0.04, 0.01)
+
+
+@pytest.mark.parametrize("damaged", ["abcab", "acc?b", "??ccb"])
+def test_strings_of_the_parser_have_the_terms_of_the_channel(damaged: str) -> None:
+    """Kept symbols and blanks count, too, so that they compare with the strings of the n-gram."""
+    model, original = ngram(3), tuple(VOCABULARY.encode("abcab"))
+    given = VOCABULARY.encode(damaged, blanks=True)
+    found = noisy_originals(model, given, NOISE, beam=1000, whole=True)
+    expected = found[original] - float(model.log_probs([original])[0])
+    cost = sum(a not in (b, "?") for a, b in zip(damaged, "abcab", strict=True))
+    made = _replacements(given, cost, model, KnownDamage(noise=(NOISE,)))
+    assert made == pytest.approx(expected, abs=0.5)
+    assert made <= expected + 1e-9
 
 
 def ways(text: str, damaged: str) -> float:

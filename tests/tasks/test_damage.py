@@ -294,11 +294,11 @@ def test_known_weights_are_recovered(both: Loaded, monkeypatch: pytest.MonkeyPat
 @pytest.mark.slow
 def test_the_fit_of_a_prior_is_deterministic(fit: Loaded) -> None:
     texts = lines(8, seed=8)
-    (first, alone), second = calibrating.fit_priors(fit, texts), calibrating.fit_prior(fit, texts)
+    (first, alone), (second, _) = (calibrating.fit_priors(fit, texts) for _ in range(2))
     assert first == second == alone
     assert first.neural == 0.0  # the n-gram alone
     assert 0.3 <= first.ngram <= 1.5
-    assert calibrating.fit_prior(fit, []) == Prior.usual(False, True)
+    assert calibrating.fit_priors(fit, [])[0] == Prior.usual(False, True)
 
 
 def test_an_original_that_the_search_misses_counts(

@@ -224,9 +224,9 @@ def test_the_fitted_weight_of_the_grammar_is_0_unless_it_helps(
         features = np.array([[0.0, -9.0, gain], [0.0, -9.0, 0.0]])
         pools = [(features, np.zeros(2), 0)] * 50
         monkeypatch.setattr(calibrating, "_pools", lambda *given, made=pools: iter(made))
-        weight = calibrating.fit_prior(fit, ["a=1"]).grammar
+        weight = calibrating.fit_priors(fit, ["a=1"])[0].grammar
         assert weight > 0.5 if helps else weight == 0.0
-        alone = calibrating.fit_prior(replace(fit, grammar_model=None), ["a=1"])
+        alone, _ = calibrating.fit_priors(replace(fit, grammar_model=None), ["a=1"])
         assert (alone.neural, alone.grammar) == (0.0, 0.0)
 
 

@@ -79,7 +79,8 @@ class Loaded:
 
     @property
     def length_conditioned(self) -> bool:
-        """Whether the causal mode gets the length of its string; otherwise it draws an end."""
+        """Whether the causal mode gets the length of its string; otherwise it draws an end. A fit
+        counts as conditioned; `tasks.draws_ends` tells how it generates."""
         return self.config.model.causal_length
 
     @property
@@ -93,7 +94,7 @@ class Loaded:
 
     @property
     def prior(self) -> Prior:
-        """The weights of the causal mode and the n-gram, fitted or usual ones."""
+        """The weights of causal mode, n-gram and fitted grammar, fitted or usual ones."""
         from maskdiff.models.ngram_denoiser import NGramDenoiser
 
         neural = not isinstance(self.denoiser, NGramDenoiser)

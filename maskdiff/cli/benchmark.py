@@ -64,7 +64,8 @@ def _add_measurements(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     add(
         "--length", type=cli.length_range, metavar="N..M",
-        help="generate only these inner lengths (symbols)",
+        help="generate only strings of these lengths in symbols; a model that draws their ends "
+        "draws others again",
     )  # fmt: skip
     add(
         "--sigma", type=cli.share, nargs="+", metavar="LEVEL",

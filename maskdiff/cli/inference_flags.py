@@ -43,9 +43,8 @@ def _add_generate(verbs: Any) -> None:
         "generate", help="new strings", description="New strings of the language."
     )
     _flag(verb, "--num", "N", "how many (default 1)", cli.IntegerRange(0, MAX_STRINGS), 1)
-    _flag(
-        verb, "--length", "N", "in symbols: N or N..M (default: as in the data)", cli.length_range
-    )
+    default = "as in the data, or as the model ends its strings"
+    _flag(verb, "--length", "N", f"in symbols: N or N..M (default: {default})", cli.length_range)
     _switch(verb, "--trace", "print the run step by step")
     _add_output_flags(verb, timeout_of="all strings together")
     add_config_flags(verb, SamplerConfig)

@@ -1,9 +1,10 @@
 """Generation from nothing: every metric of a sampler's strings, beside blind and real strings.
 
-Every string drawn is counted. The length is given to the sampler, drawn from the language's own
-distribution, so `length_distance` only moves for samplers that end their strings themselves. The
-held-out split alone has other lengths than the language (it may lack every string of 3 symbols), so
-`held_out_texts` matches lengths.
+The length is given to the sampler, drawn from the language's own distribution, so `length_distance`
+only moves for models that draw the end of their strings. Such a model gets no length with
+`autoregressive`, except under a grammar. Every string drawn is counted; only with bounds of the
+length such a model draws strings of other lengths again. The held-out split alone has other lengths
+than the language (it may lack every string of 3 symbols), so `held_out_texts` matches lengths.
 """
 
 from __future__ import annotations

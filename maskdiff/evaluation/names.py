@@ -7,7 +7,7 @@ SUITE_NAMES = (
     "solve", "speed",
 )  # fmt: skip
 DEFAULT_SUITES = ("generation", "repair", "editing", "likelihood")
-# The suites for models that read pieces or end their strings themselves.
+# The suites for models that read pieces; other models have all suites.
 PIECE_SUITES = ("completion", "repetition", "solve")
 USUAL_METHODS = ("channel", "draft")  # of the repair suite
 PROBLEM_SPLITS = ("test", "deeper")  # of the solve suite

@@ -119,18 +119,18 @@ class _CanvasStrings:
 def causal_log_prob(
     denoiser: Denoiser, tokens: Tensor, length: Tensor, ends: bool = False
 ) -> Tensor:
-    """(batch,) log p(string | its length) under the causal mode, in nats, in one evaluation.
+    """Return log-probabilities of strings under the causal mode, (batch,), in nats.
 
-    The sum over the inner symbols of strings (batch, width) of lengths (batch,). Divide by
-    `length - 2` for nats per symbol. Symbols that are never sampled (MASK among them) have no
+    One evaluation of the model. Symbols that are never sampled (MASK among them) have no
     probability: minus infinity.
 
     Args:
         denoiser: The model.
-        tokens: The strings, from BOS to EOS.
-        length: Of each, BOS and EOS counted.
-        ends: Return log p(string) of a model that draws the end of its strings: EOS is possible
-            at every position, and counted.
+        tokens: (batch, width) the strings, from BOS to EOS.
+        length: (batch,) tokens of each, BOS and EOS counted; `length - 2` are symbols.
+        ends: False: log p(string | its length), the sum over the symbols. True, for a model that
+            draws the end of its strings: log p(string), the sum over the symbols and EOS, which is
+            possible at every position.
     """
     logits = denoiser(tokens, length, torch.zeros(len(length), device=length.device), True, None)
     allowed = allowed_symbols(tokens, denoiser.vocabulary, "open" if ends else "plain")

@@ -31,7 +31,9 @@ ALWAYS: dict[str, Any] = {
     "repair_share": 0.0, "skeleton_share": 0.0, "num_samples": 0, "lr": 3e-3, "muon_lr": 0.02,
     "ema": 0.998, "warmup_iters": 50, "decay_share": 0.7, "sigma_min": 0.0, "sigma_max": 1.0,
     "eval_interval": 0, "eval_samples": 512, "live_samples": 16, "patience": 5, "k_iter": 1,
-    "causal_length": False,  # few lines teach where strings end better than what a length means
+    # A corpus is usually large enough to learn where a string ends, but too small to learn what
+    # each given length means.
+    "causal_length": False,
 }  # fmt: skip
 # Options by the number of distinct lines to train on: the last row whose number is reached.
 SIZES: tuple[tuple[int, dict[str, Any]], ...] = (
@@ -162,7 +164,7 @@ def with_recipe(
 
 
 def expectations(name: str, corpus: CorpusFacts, config: Config) -> list[str]:
-    """Return the lines, at most five, that say what to expect of a run."""
+    """Return four lines that say what to expect of a run."""
     minutes = config.train.minutes
     verdict = [text for least, text in VERDICTS if least <= corpus.train][-1]
     steps = f"{config.train.max_iters:,} steps (--max_iters)"

@@ -285,7 +285,7 @@ def best_result(
     """Return the best candidate of a pool as a result; None if no candidate fits."""
     fitting = pool.fitting(constraints)
     ordered, looked = fitting, None
-    if fitting and language.validity and not constraints.grammar:  # under it all that fit are valid
+    if fitting and language.validity and not constraints.grammar:  # with a grammar all are valid
         ordered, looked = valid_first(
             fitting, lambda c: c.parses, constraints.look, constraints.top
         )

@@ -78,9 +78,8 @@ def _add_repair(verbs: Any) -> None:
     methods = "channel (default), draft, least_edits (no model)"
     _flag(verb, "--method", "NAME", methods, str, "channel")
     _switch(verb, "--broken", "the strings are certainly damaged: unchanged is no answer")
-    _flag(
-        verb, "--edits", "N", "number of edits: N or N..M; a transposition is one", cli.edit_range
-    )
+    number = "N or N..M; a transposition is one; with an n-gram the search finds up to 8"
+    _flag(verb, "--edits", "N", f"number of edits: {number}", cli.edit_range)
     kinds = (
         "edits (default), keyboard, ocr, swap, truncation (the end is lost), noise (that of the "
         "training), or a FILE of lines broken<TAB>right, or a table with these columns"
@@ -88,7 +87,10 @@ def _add_repair(verbs: Any) -> None:
     _flag(verb, "--damage", "KIND", kinds, str, "edits")
     share = "share of symbols that the training noise damaged; implies --damage noise"
     _flag(verb, "--sigma", "S", share, cli.share)
-    slack = "the length changes by at most N (default: 2 in the beam, any by edits of the n-gram)"
+    slack = (
+        "prefers answers whose length changes by at most N; others come last (default: no "
+        "preference; the beam proposes changes of at most 2)"
+    )
     _flag(verb, "--slack", "N", slack, CHANGE)
     _switch(verb, "--grammar", "only strings that parse; one that parses stays as it is")
     _switch(verb, "--holds", "strings that are true before others that parse")

@@ -1,8 +1,9 @@
 """Candidates for the repair of a string: their scores, and the choice among them.
 
 All candidates, of whatever origin, are compared by the same exact total log p(x) + log p(y | x).
-The prior p(x) combines log p(x | n) + log p(n) of the causal mode with log p(x) of the n-gram and
-of the fitted grammar, by the weights of the checkpoint (`Prior`).
+The prior p(x) combines log p(x) of the causal mode, of the n-gram and of the fitted grammar, by the
+weights of the checkpoint (`Prior`). For a causal mode that is given the length, log p(x) is
+log p(x | n) + log p(n); others draw the end of a string, so that log p(x) includes it.
 """
 
 from __future__ import annotations
@@ -189,9 +190,9 @@ class CandidatePool:
 class CandidateScorer:
     """Scores candidates.
 
-    log p(x | n) comes from the model, log p(n) from the language, log p(x) from the n-gram and from
-    the fitted grammar, and log p(y | x) from the channel. `weights` are those of edits, for the
-    search; `wide` asks for a beam, for many edits.
+    log p(x) comes from the causal mode, the n-gram and the fitted grammar, log p(y | x) from the
+    channel. A model that is given the length n has log p(x | n), to which log p(n) of the language
+    is added. `weights` are those of edits, for the search; `wide` asks for a beam, for many edits.
     """
 
     loaded: Loaded
@@ -223,7 +224,7 @@ class CandidateScorer:
         language = self.loaded.language
         decode = language.vocabulary.decode
         prior = length_prior(self.loaded, 0 if self.constraints.slack == 0 else 1)
-        # log p(x | n) of all proposals that no pool has yet.
+        # log p(x | n), or log p(x), of all proposals that no pool has yet.
         new = [
             [tokens for tokens in dict.fromkeys(strings) if decode(tokens) not in pool.candidates]
             for pool, strings in zip(pools, proposed, strict=True)
@@ -283,72 +284,76 @@ def best_result(
 ) -> Result | None:
     """Return the best candidate of a pool as a result; None if no candidate fits."""
     fitting = pool.fitting(constraints)
-    if not fitting:
-        return None
-    looked, possible = None, fitting
-    if language.validity and not constraints.grammar:  # with a grammar all that fit are valid
+    ordered, looked = fitting, None
+    if fitting and language.validity and not constraints.grammar:  # with a grammar all are valid
         ordered, looked = valid_first(
             fitting, lambda c: c.parses, constraints.look, constraints.top
         )
-        if ordered[0].parses:  # then what was refused before it is not the original
-            possible = fitting[fitting.index(ordered[0]) :]
-        fitting = ordered
-    best = fitting[0]
-    made = judged(
-        language, best.text, best.log_model, pool.evaluations, with_answer(pool.trace, best.text)
-    )
-    listed = _listed(fitting, constraints.top) if constraints.top > 1 else ()
-    change = pool.damaged.change(best.script or (), language.vocabulary.blank)
-    return replace(
-        made,
-        edits=best.script,
-        alternatives=listed,
-        candidates=looked,
-        change=change,
-        probability=_probability(best, possible, constraints),
-    )
+    return _result(pool, ordered[: constraints.top], fitting, constraints, looked)
 
 
-def share_of(pool: CandidatePool, text: str, constraints: RepairConstraints) -> float | None:
-    """Return the probability of a candidate among those that fit; None if it has none."""
-    fitting = {candidate.text: candidate for candidate in pool.fitting(constraints)}
-    return (
-        _probability(fitting[text], [*fitting.values()], constraints) if text in fitting else None
-    )
+def unchanged_result(pool: CandidatePool, constraints: RepairConstraints) -> Result | None:
+    """Return the text as the only answer, whose rivals are in the pool; None if it does not fit."""
+    fitting = pool.fitting(constraints)
+    same = [candidate for candidate in fitting if candidate.text == pool.damaged.text]
+    return _result(pool, same, fitting, constraints)
 
 
-def _probability(
-    best: RepairCandidate, possible: Sequence[RepairCandidate], constraints: RepairConstraints
-) -> float | None:
-    """The probability of the answer among what is possible; None if nothing has a probability."""
-    if constraints.by_edits or best.total == -math.inf:
+def _result(
+    pool: CandidatePool,
+    answers: Sequence[RepairCandidate],
+    fitting: Sequence[RepairCandidate],
+    constraints: RepairConstraints,
+    looked: int | None = None,
+) -> Result | None:
+    """The result of answers, best first, among the candidates that fit; None without answers."""
+    if not answers:
         return None
+    best, shares = answers[0], _shares(answers, fitting, constraints)
+    trace = with_answer(pool.trace, best.text)
+    unknown = constraints.by_edits or best.total == -math.inf
+    pairs = zip(answers, shares, strict=True)
+    return replace(
+        judged(best.language, best.text, best.log_model, pool.evaluations, trace),
+        edits=best.script,
+        alternatives=tuple(_alternative(*pair) for pair in pairs) if constraints.top > 1 else (),
+        candidates=looked,
+        change=pool.damaged.change(best.script or (), best.language.vocabulary.blank),
+        probability=None if unknown else shares[0],
+    )
+
+
+def _shares(
+    answers: Sequence[RepairCandidate],
+    fitting: Sequence[RepairCandidate],
+    constraints: RepairConstraints,
+) -> list[float]:
+    """The share of each answer in the probability of the candidates that the best one leaves.
+
+    If the best answer is valid, those that the check refuses are excluded; if it is within the
+    slack, those beyond. They have the share 0. Candidates behind the best one are tested only if
+    they are answers, so they count, and the shares do not depend on the number of answers.
+    """
+    best = answers[0]
+    checked = best.language.validity and not constraints.grammar and best.parses
+    possible = fitting[fitting.index(best) :] if checked else fitting
     if not constraints.resizes(best):
         possible = [c for c in possible if not constraints.resizes(c)]
-    return min(1.0, _shares(possible)[best.text])
+    most = max(c.total for c in possible)
+    weights = {c.text: math.exp(c.total - most) if most > -math.inf else 1.0 for c in possible}
+    total = sum(weights.values())
+    refused = {c.text for c in answers if checked and not c.parses}
+    return [0.0 if c.text in refused else weights.get(c.text, 0.0) / total for c in answers]
 
 
-def _shares(fitting: Sequence[RepairCandidate]) -> dict[str, float]:
-    """The share of each candidate in the probability of all."""
-    best = max(c.total for c in fitting)
-    weights = [math.exp(c.total - best) if best > -math.inf else 1.0 for c in fitting]
-    total = sum(weights)
-    return {c.text: weight / total for c, weight in zip(fitting, weights, strict=True)}
-
-
-def _listed(fitting: Sequence[RepairCandidate], top: int) -> tuple[Alternative, ...]:
-    """The first `top`, with their shares of the probability of all."""
-    shares = _shares(fitting)
-    return tuple(
-        Alternative(
-            c.text,
-            c.parses if c.language.validity else None,
-            c.holds,
-            c.total if math.isfinite(c.total) else None,
-            shares[c.text],
-            c.script or (),
-        )
-        for c in fitting[:top]
+def _alternative(candidate: RepairCandidate, share: float) -> Alternative:
+    return Alternative(
+        candidate.text,
+        candidate.parses if candidate.language.validity else None,
+        candidate.holds,
+        candidate.total if math.isfinite(candidate.total) else None,
+        share,
+        candidate.script or (),
     )
 
 

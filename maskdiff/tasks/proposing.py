@@ -61,7 +61,7 @@ def channel_candidates(
         return _continued(scorer, damaged)
     constraints, pools = scorer.constraints, [CandidatePool(item) for item in damaged]
     grammar = scorer.loaded.constraint("cpu") if constraints.grammar else None
-    edited = [_edited(scorer, item) for item in damaged]
+    edited = [likely_originals(scorer, item) for item in damaged]
     scorer.add_proposed(pools, edited)
     mask = scorer.loaded.language.vocabulary.mask
     searched = [
@@ -140,7 +140,11 @@ def _edited(scorer: CandidateScorer, item: Damaged) -> list[Tokens]:
 
 
 def likely_originals(scorer: CandidateScorer, item: Damaged) -> list[Tokens]:
-    """Return the strings that are likely by the n-gram: near the text, or continuations of it."""
+    """Return the strings that are likely by the n-gram: near the text, or continuations of it.
+
+    There are none without an n-gram. Raises TimedOut.
+    """
+    scorer.loaded.deadline.check()
     if not isinstance(scorer.channel, Truncation):
         return _edited(scorer, item)
     ngram, language = scorer.loaded.ngram, scorer.loaded.language
@@ -162,7 +166,6 @@ def _continued(scorer: CandidateScorer, damaged: Sequence[Damaged]) -> list[Cand
     """The likeliest strings that begin like each text, by the n-gram."""
     pools = [CandidatePool(item) for item in damaged]
     for pool in pools:
-        scorer.loaded.deadline.check()
         scorer.add_proposed([pool], [likely_originals(scorer, pool.damaged)])
         pool.evaluations += 1  # of the causal mode, for all candidates together
     return pools

@@ -23,11 +23,12 @@ from maskdiff.tasks.candidates import (
     RepairConstraints,
     best_result,
     positions,
-    share_of,
     too_many_edits,
+    unchanged_result,
 )
 from maskdiff.tasks.editing import CERTAIN
 from maskdiff.tasks.proposing import (
+    DEEPEST,
     channel_candidates,
     likely_originals,
     nearest_candidates,
@@ -36,6 +37,7 @@ from maskdiff.tasks.proposing import (
 from maskdiff.tasks.results import Result, encode_requests, instead_of_holds, merge
 from maskdiff.tasks.running import BATCH, canvas_of, run_sampler, seeded
 from maskdiff.text.edits import edit_cost
+from maskdiff.utils.deadline import NEVER, TimedOut
 
 if TYPE_CHECKING:
     from maskdiff.checkpoint import Loaded
@@ -90,8 +92,8 @@ def repair(
         edits: Least and greatest number of edits; a transposition is one, a filled blank none.
         damage: One of `DAMAGES`, `noise` (that of the training), or what `fit_damage` returns.
         sigma: Share of symbols damaged by the training noise, in (0, 1]; implies `noise`.
-        slack: Maximal change of the length by `channel`; longer and shorter strings come last. By
-            default the beam changes it by at most `SLACK`, and the edits by the n-gram by any.
+        slack: `channel` prefers answers whose length changes by at most `slack`; others come last.
+            By default there is no preference, and the beam proposes changes of at most `SLACK`.
         grammar: Every result parses. A text that parses stays unless `broken` or `edits` forbid it.
         holds: As `grammar`, true candidates first. A text that parses stays if none is true.
         max_edits: More insertions, deletions and replacements are an error; filled blanks are free.
@@ -108,8 +110,7 @@ def repair(
         grammar or holds or by_edits, holds, max_edits, edits, broken, top, candidates, by_edits,
         slack=slack if method == "channel" else None,
     )  # fmt: skip
-    width = SLACK if slack is None else slack
-    search = _Search(method, damage, sigma, beam, width, steps, batch_size, trace)
+    search = _Search(method, damage, sigma, beam, slack, steps, batch_size, trace)
     keys = new_keys(len(texts), source or seeded(seed))
     return _repaired(loaded, texts, search, constraints, tuple(certain), keys)
 
@@ -122,7 +123,7 @@ class _Search:
     damage: str | Damage | Truncation
     sigma: float | None
     beam: int
-    slack: int
+    slack: int | None
     steps: int
     batch_size: int
     trace: bool
@@ -140,11 +141,11 @@ def _repaired(
     _check(loaded.language, search, constraints)
     scorer = _scorer(loaded, search, constraints)
     # The texts that can be repaired.
-    check = _InputCheck(loaded.language, search, constraints, certain)
+    check = _InputCheck(loaded, search, constraints, certain)
     foreign, good, results, damaged = _encoded(loaded, texts, certain, check)
     # Texts that need no repair; then drafts or searches for the others.
     if constraints.grammar and constraints.may_stay:
-        results |= _unchanged(scorer, damaged, good)
+        results |= _unchanged(scorer, search.method, damaged, good)
     items, made = {i: damaged[i] for i in good}, []
     if items and search.method == "draft":
         made = _drafts(loaded, items, search, keys, constraints)
@@ -190,29 +191,32 @@ def _scorer(loaded: Loaded, search: _Search, constraints: RepairConstraints) -> 
 
 
 def _unchanged(
-    scorer: CandidateScorer, damaged: dict[int, Damaged], good: dict[int, list[int]]
+    scorer: CandidateScorer, method: str, damaged: dict[int, Damaged], good: dict[int, list[int]]
 ) -> dict[int, Result]:
-    """The results of texts that need no repair under the grammar; they are removed from `good`."""
-    language, constraints = scorer.loaded.language, scorer.constraints
-    pools = {
-        i: CandidatePool(item)
-        for i, item in damaged.items()
-        if _valid(language, item.text, constraints.holds)
-    }
-    scorer.add_proposed([*pools.values()], [[tuple(good.pop(i))] for i in pools])
-    made = {
-        i: best_result(pool, language, constraints) or no_repair(scorer, pool)
-        for i, pool in pools.items()
-    }
-    if constraints.by_edits or scorer.loaded.ngram is None:
-        return made
-    # The probability that a text is right is its share among the likely originals that parse.
-    rivals = [likely_originals(scorer, pool.damaged) for pool in pools.values()]
-    scorer.add_proposed([*pools.values()], rivals)
-    return {
-        i: replace(result, probability=share_of(pools[i], result.text, constraints), evaluations=1)
-        for i, result in made.items()
-    }
+    """The results of texts that need no repair under the grammar; they are removed from `good`.
+
+    By `channel`, the probability of a text is its share among the likely originals that parse.
+    """
+    loaded, constraints = scorer.loaded, scorer.constraints
+    stay = [i for i in good if _valid(loaded.language, damaged[i].text, constraints.holds)]
+    texts = [tuple(good.pop(i)) for i in stay]
+    pools = [CandidatePool(damaged[i]) for i in stay]
+    known = method == "channel"
+    try:
+        rivals = [likely_originals(scorer, pool.damaged) if known else [] for pool in pools]
+        scorer.add_proposed(
+            pools, [[text, *more] for text, more in zip(texts, rivals, strict=True)]
+        )
+        for pool, more in zip(pools, rivals, strict=True):
+            pool.evaluations += bool(more)  # of the causal mode, for all candidates together
+    except TimedOut:  # the texts alone, without a probability
+        known, constraints = False, replace(constraints, top=1)
+        with loaded.denoiser.until(NEVER):
+            scorer.add_proposed(pools, [[text] for text in texts])
+    made = [unchanged_result(pool, constraints) or no_repair(scorer, pool) for pool in pools]
+    if not known:
+        made = [replace(result, probability=None) for result in made]
+    return dict(zip(stay, made, strict=True))
 
 
 def _searched(scorer: CandidateScorer, items: Sequence[Damaged], search: _Search) -> list[Result]:
@@ -221,7 +225,8 @@ def _searched(scorer: CandidateScorer, items: Sequence[Damaged], search: _Search
     if constraints.by_edits:
         pools = nearest_candidates(scorer, items)
     else:
-        pools = channel_candidates(scorer, items, search.beam, search.slack, search.trace)
+        width = SLACK if search.slack is None else search.slack
+        pools = channel_candidates(scorer, items, search.beam, width, search.trace)
     return [best_result(pool, language, constraints) or no_repair(scorer, pool) for pool in pools]
 
 
@@ -337,13 +342,13 @@ def refiner(steps: int, under: Loaded | None = None) -> Sampler:
 class _InputCheck:
     """Return the ids of a text that can be repaired; raises CanvasError for others."""
 
-    language: Language
+    loaded: Loaded
     search: _Search
     constraints: RepairConstraints
     certain: tuple[tuple[int, int], ...]
 
     def __call__(self, ids: list[int]) -> list[int]:
-        language, size = self.language, len(ids)
+        language, size = self.loaded.language, len(ids)
         for first, last in self.certain:
             if not 0 <= first < last <= size:
                 raise CanvasError(
@@ -364,13 +369,19 @@ class _InputCheck:
         text = language.vocabulary.decode(ids)
         if under and _valid(language, text, self.constraints.holds):
             return ids
-        slack = 0 if draft else self.search.slack
-        if slack == 0:
+        if draft or self.search.slack == 0:
             language.check_length(size)
-        if size > language.max_symbols + slack:
+        most, given = self._change()
+        if size > language.max_symbols + most:
             raise CanvasError(
                 f"the text has {size} symbols; {language.name} strings have "
                 f"{language.min_symbols} to {language.max_symbols}, and repair changes the length "
-                f"by at most {slack}"
+                f"by at most {most}{given}"
             )
         return ids
+
+    def _change(self) -> tuple[int, str]:
+        """The maximal change of the length, and the option that sets it."""
+        if self.search.slack is not None:
+            return self.search.slack, " (--slack)"
+        return SLACK if self.loaded.ngram is None else DEEPEST, ""

@@ -33,9 +33,11 @@ class Alternative:
     """One of several repaired strings, best first; `parses`, `holds` and `edits` as in `Result`.
 
     Attributes:
-        score: log p(text) + log p(input | text) in nats, by the causal mode, the lengths of the
-            language and the noisy channel; None for a text too long for the model.
-        share: Share of the probability of all candidates that fit.
+        score: log p(text) + log p(input | text) in nats, by the prior and the noisy channel; a
+            causal mode that is given the length adds log p(length). None for a text too long for
+            the model.
+        share: Share of the probability of all candidates that fit. It is 0 beyond the slack if the
+            best answer is within, and for a text that the check refuses if the best is valid.
     """
 
     text: str
@@ -76,8 +78,9 @@ class Result:
         text: The string, with `?` for blanks that are left; empty with an `error`.
         parses, holds: Verdicts of the language; None if it has no check, or its strings state
             nothing that could be true.
-        score: log p(text | its length) per symbol in nats, by the causal mode; of a completion,
-            log p of all drawn tokens per symbol. None without a text, or if it was cut.
+        score: log p(text | its length) per symbol in nats, by the causal mode, or log p(text) per
+            symbol if the model draws the end of its strings; of a completion, log p of all drawn
+            tokens per symbol. None without a text, or if it was cut.
         evaluations: Calls of the denoiser for this string.
         finish_reason: `eos` (complete), `stop` (a stop text or token, or cut after the first
             complete string), `length` (the maximum of the model or `max_tokens`), `repetition`
@@ -90,7 +93,7 @@ class Result:
         candidates: Number of candidates examined for a valid one, if there was a choice.
         foreign: Symbols of the input that the language lacks, by position; read as blanks.
         change: Of a repair, how much of the input changed.
-        probability: Of a repair, the probability that the text is the original.
+        probability: Of a repair by `channel`, the probability that the text is the original.
     """
 
     text: str = ""

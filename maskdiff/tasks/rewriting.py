@@ -1,7 +1,8 @@
 """`rewrite`: replaces a span by one of another length.
 
-`edit` or `fill` fills the new span for each length. Scores of strings of different lengths are
-comparable as log p(x | n) + log p(n), not per symbol.
+`edit` or `fill` fills the new span for each length. Strings of different lengths are compared by
+log p(x) of the causal mode, not per symbol. It is log p(x | n) + log p(n) for a model that is given
+the length; other models draw the end of a string, so that log p(x) includes it.
 """
 
 from __future__ import annotations
@@ -52,10 +53,9 @@ def rewrite(
 ) -> list[Result]:
     """Replace symbols `replace` (first, last + 1) of each text by new ones, and fill its blanks.
 
-    The result is the likeliest over the lengths that fit, by log p(x | n) + log p(n) of the causal
-    mode and the language. If the language has a validity check, valid results come first, and
-    `candidates` fillings are tested for each length. A text whose span is out of range, or that no
-    length fits, is an error.
+    The result is the likeliest over the lengths that fit, by log p(x) of the causal mode. If the
+    language has a validity check, valid results come first, and `candidates` fillings are tested
+    for each length. A text whose span is out of range, or that no length fits, is an error.
 
     Args:
         replace: The span; an empty one inserts before its first symbol.
@@ -144,11 +144,12 @@ def _fitting(
     room = loaded.language.max_symbols - len(ids) + span[1] - span[0]
     rows = {}
     for size in range(low, (room if high is None else min(room, high)) + 1):
-        rows[size] = _resized(loaded, ids, span, size)
+        row = _resized(loaded, ids, span, size)
         try:
-            loaded.language.check_length(len(rows[size]))
+            loaded.language.check_length(len(row))
         except CanvasError:
-            del rows[size]
+            continue
+        rows[size] = row
     if constraint is None or not rows:
         return list(rows)
     canvas = Canvas.of(list(rows.values()), None, loaded.language.vocabulary)
@@ -158,7 +159,6 @@ def _fitting(
 
 def _best(loaded: Loaded, choices: Sequence[Result]) -> Result:
     """The likeliest result, valid ones first, with the counts of all, or their errors."""
-
     prior = length_prior(loaded, 1)
 
     def rank(result: Result) -> tuple[bool, float]:

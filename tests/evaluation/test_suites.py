@@ -262,6 +262,7 @@ def test_the_elbo_estimator_is_unbiased() -> None:
 # ---------------------------------------------------------------------------------- repair, editing
 
 
+@pytest.mark.slow
 def test_repair_rows_include_the_identity_baseline(monkeypatch: pytest.MonkeyPatch) -> None:
     clean = held_out(LANGUAGE, "test", 80, 0)
     levels_given: list[float | None] = []
@@ -349,6 +350,7 @@ def test_the_references_identity_baseline() -> None:
         ) == pytest.approx(published, abs=0.035)
 
 
+@pytest.mark.slow
 def test_editing_counts_a_lost_anchor() -> None:
     clean = held_out(LANGUAGE, "test", 40, 0)
 

@@ -163,6 +163,7 @@ STATE = {
 
 
 @isolated
+@pytest.mark.slow
 @pytest.mark.parametrize("name", STATE)
 def test_nothing_outside_its_folder_can_be_changed(name: str) -> None:
     result, verdict = attacks()[name], STATE[name][1]

@@ -375,6 +375,7 @@ def test_short_strings_of_few_symbols_have_one_derivation() -> None:
     assert found.searched >= 3
 
 
+@pytest.mark.slow
 def test_the_normal_form_stays_small() -> None:
     """The number of pairs bounds the cost of a chart: cubic if both are long, else quadratic."""
     form = grammar()

@@ -95,6 +95,7 @@ def test_completions_equal_the_generator_streamed_or_not(
         assert usage.prompt_tokens_details.cached_tokens == 0
 
 
+@pytest.mark.slow
 def test_slices_do_not_change_the_answer(
     client: openai.OpenAI, monkeypatch: pytest.MonkeyPatch
 ) -> None:

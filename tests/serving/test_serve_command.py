@@ -242,6 +242,7 @@ def test_a_language_of_steps_makes_prompts_of_problems(tmp_path: Path) -> None:
     assert text.usage == chat.usage
 
 
+@pytest.mark.slow
 def test_an_ngram_alone_is_served(tmp_path: Path) -> None:
     """The text and its log-probabilities are those of the n-gram."""
     save(tmp_path / "fit.pt", fitted_payload())

@@ -268,12 +268,20 @@ def _replacements(tokens: Sequence[int], cost: int, model: NGram, known: KnownDa
     if known.noise is None:
         return -cost * math.log(len(KINDS) * max(1, len(tokens)) * symbols)
     blanks = list(tokens).count(model.vocabulary.mask)
+    kept = max(0, len(tokens) - blanks - cost)
     return max(
-        blanks * math.log(rates.mask)
-        + (math.log(rates.replace) * cost if cost and rates.replace else -math.inf if cost else 0.0)
-        + max(0, len(tokens) - blanks - cost) * math.log(rates.keep)
+        _log_power(rates.mask, blanks)
+        + _log_power(rates.replace, cost)
+        + _log_power(rates.keep, kept)
         for rates in known.noise
     )
+
+
+def _log_power(rate: float, count: int) -> float:
+    """Log of `rate` to the power of `count`; 0 to the power of 0 is 1."""
+    if count == 0:
+        return 0.0
+    return count * math.log(rate) if rate > 0 else -math.inf
 
 
 def _accumulate(totals: dict[Tokens, float], pairs: Iterable[tuple[Tokens, float]]) -> None:
